@@ -1,0 +1,1 @@
+"""The cli room; its front door is written with the room."""

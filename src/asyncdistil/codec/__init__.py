@@ -1,0 +1,1 @@
+"""The codec room; its front door is written with the room."""

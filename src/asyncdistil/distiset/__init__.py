@@ -1,0 +1,1 @@
+"""The distiset room; its front door is written with the room."""

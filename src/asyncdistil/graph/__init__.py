@@ -1,0 +1,1 @@
+"""The graph room; its front door is written with the room."""

@@ -1,0 +1,1 @@
+"""The launch room; its front door is written with the room."""

@@ -1,0 +1,1 @@
+"""The log room; its front door is written with the room."""

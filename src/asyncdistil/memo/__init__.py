@@ -1,0 +1,1 @@
+"""The memo room; its front door is written with the room."""

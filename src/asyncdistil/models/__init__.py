@@ -1,0 +1,1 @@
+"""The models room; its front door is written with the room."""

@@ -1,0 +1,1 @@
+"""The pipeline room; its front door is written with the room."""

@@ -1,0 +1,1 @@
+"""The report room; its front door is written with the room."""

@@ -1,0 +1,1 @@
+"""The signature room; its front door is written with the room."""

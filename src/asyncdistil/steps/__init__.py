@@ -1,0 +1,1 @@
+"""The steps room; its front door is written with the room."""

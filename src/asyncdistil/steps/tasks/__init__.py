@@ -1,0 +1,1 @@
+"""The tasks room; its front door is written with the room."""

@@ -1,0 +1,1 @@
+"""The supervisor room; its front door is written with the room."""

@@ -1,0 +1,1 @@
+"""The testing room; its front door is written with the room."""

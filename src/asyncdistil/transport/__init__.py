@@ -1,0 +1,1 @@
+"""The transport room; its front door is written with the room."""

@@ -1,0 +1,1 @@
+"""The worker room; its front door is written with the room."""
