@@ -21,7 +21,6 @@ from asyncdistil.batch import (
     Usage,
 )
 
-
 # --- supervisor → worker --------------------------------------------------------------------
 
 
@@ -241,6 +240,9 @@ class PermitRequest(msgspec.Struct, frozen=True, array_like=True, tag=43):
         failed: Requests that failed otherwise.
         retry_after_seconds: Longest wait that the service asked for, 0 if none.
         latency_seconds: Mean latency of the successes, 0 if none.
+        limits: What the user declared: requests at once, requests per minute, tokens per minute;
+            0 for no limit.
+        tokens: Tokens that the service counted since the last report.
     """
 
     governor: str
@@ -252,6 +254,7 @@ class PermitRequest(msgspec.Struct, frozen=True, array_like=True, tag=43):
     retry_after_seconds: float = 0.0
     latency_seconds: float = 0.0
     limits: tuple[int, int, int] = (0, 0, 0)
+    tokens: int = 0
 
 
 class LogLine(msgspec.Struct, frozen=True, array_like=True, tag=44):
