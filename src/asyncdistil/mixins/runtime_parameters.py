@@ -1,0 +1,238 @@
+"""Fields that ``Pipeline.run(parameters=...)`` may set, nested ones included.
+
+A field is one if its annotation carries the mark: ``RuntimeParameter[int]``, or
+``Annotated[int, RUNTIME_PARAMETER]`` where ``None`` is no value. A field that holds an object
+with runtime parameters of its own (a model, the resources), or a list of such, nests them:
+``{"llm": {"generation_kwargs": {"temperature": 0.2}}}``, ``{"llms": {"0": {...}}}``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field, SecretBytes, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from asyncdistil.errors import ParameterError
+
+_T = TypeVar("_T")
+_log = logging.getLogger("asyncdistil.parameters")
+
+
+class RuntimeParameterMark:
+    """Type of `RUNTIME_PARAMETER`; there is one object of it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "RUNTIME_PARAMETER"
+
+    def __reduce__(self) -> str:
+        # By name, so that a field definition that travels to a worker keeps the one object.
+        return "RUNTIME_PARAMETER"
+
+
+RUNTIME_PARAMETER = RuntimeParameterMark()
+RuntimeParameter: TypeAlias = Annotated[_T | None, Field(default=None), RUNTIME_PARAMETER]
+"""A field that a run may set. Without a default it must have a value by then; write
+``Optional[RuntimeParameter[T]]`` if ``None`` is a value."""
+
+RuntimeParameterNames: TypeAlias = dict[str, Any]
+"""Parameter name to whether it is optional (``bool``), or to the names nested below it."""
+
+
+def _is_mark(value: object) -> bool:
+    return isinstance(value, RuntimeParameterMark)
+
+
+def _marked_inside(annotation: Any) -> bool:
+    """Whether a member of a union carries the mark."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return False
+    for member in get_args(annotation):
+        if get_origin(member) is Annotated and any(map(_is_mark, get_args(member)[1:])):
+            return True
+        if _marked_inside(member):
+            return True
+    return False
+
+
+def is_runtime_parameter(field: FieldInfo) -> tuple[bool, bool]:
+    """Say whether a field is a runtime parameter, and whether it may stay without a value."""
+    if any(map(_is_mark, field.metadata)):
+        has_default = field.default_factory is not None or (
+            not field.is_required() and field.default is not None
+        )
+        return True, has_default
+    if _marked_inside(field.annotation):
+        return True, True
+    return False, True
+
+
+def _secret_class(annotation: Any) -> type[SecretStr | SecretBytes] | None:
+    if isinstance(annotation, type) and issubclass(annotation, SecretStr | SecretBytes):
+        return annotation
+    for member in get_args(annotation):
+        if (found := _secret_class(member)) is not None:
+            return found
+    return None
+
+
+def _nested(value: object) -> dict[str, HasRuntimeParameters]:
+    """Return the objects with parameters of their own in a list, by position as text."""
+    if isinstance(value, list | tuple):
+        return {
+            str(position): item
+            for position, item in enumerate(value)
+            if isinstance(item, HasRuntimeParameters)
+        }
+    return {}
+
+
+class HasRuntimeParameters(BaseModel):
+    """A pydantic model some of whose fields a run may set."""
+
+    @property
+    def runtime_parameters_names(self) -> RuntimeParameterNames:
+        """Names of the parameters; override to add names that are no fields."""
+        names: RuntimeParameterNames = {}
+        for name, field in type(self).model_fields.items():
+            marked, optional = is_runtime_parameter(field)
+            value = getattr(self, name)
+            if isinstance(value, HasRuntimeParameters):
+                if below := value.runtime_parameters_names:
+                    names[name] = below
+            elif items := _nested(value):
+                names[name] = {
+                    position: item.runtime_parameters_names for position, item in items.items()
+                }
+            elif marked:
+                names[name] = optional
+        return names
+
+    def get_runtime_parameters_info(self) -> list[dict[str, Any]]:
+        """Describe every parameter for people.
+
+        Returns:
+            One dict per parameter: ``name``, ``optional`` and, if it has one, ``description``;
+            or ``name`` and ``runtime_parameters_info`` for a nested object.
+        """
+        info: list[dict[str, Any]] = []
+        names = self.runtime_parameters_names
+        for name, optional in names.items():
+            value = getattr(self, name, None)
+            if isinstance(value, HasRuntimeParameters):
+                entry: dict[str, Any] = {
+                    "name": name,
+                    "runtime_parameters_info": value.get_runtime_parameters_info(),
+                }
+            elif items := _nested(value):
+                entry = {
+                    "name": name,
+                    "runtime_parameters_info": {
+                        position: item.get_runtime_parameters_info()
+                        for position, item in items.items()
+                    },
+                }
+            else:
+                entry = {"name": name, "optional": optional if optional in (True, False) else True}
+                field = type(self).model_fields.get(name)
+                if field is not None and field.description:
+                    entry["description"] = field.description
+            info.append(entry)
+        return info
+
+    def set_runtime_parameters(self, parameters: Mapping[str, Any], *, path: str = "") -> None:
+        """Set parameters; they stay set.
+
+        An unknown name is reported in a warning, with the nearest known one, and left out.
+
+        Args:
+            parameters: Name to value; to a mapping for nested objects.
+            path: Dotted place of this object, for messages.
+
+        Raises:
+            ParameterError: A value is of the wrong type, or not a mapping where one is needed.
+        """
+        known = self.runtime_parameters_names
+        for name, value in parameters.items():
+            where = f"{path}.{name}" if path else name
+            if name not in known:
+                warn_unknown(name, known, path or type(self).__name__)
+                continue
+            current = getattr(self, name, None)
+            if isinstance(current, HasRuntimeParameters):
+                current.set_runtime_parameters(_mapping(value, where), path=where)
+            elif items := _nested(current):
+                for position, below in _mapping(value, where).items():
+                    item = items.get(str(position))
+                    if item is None:
+                        warn_unknown(str(position), items, where)
+                    else:
+                        item.set_runtime_parameters(
+                            _mapping(below, where), path=f"{where}.{position}"
+                        )
+            else:
+                self._set_parameter(name, value, where)
+
+    def _set_parameter(self, name: str, value: Any, where: str) -> None:
+        try:
+            setattr(self, name, value)
+        except ValidationError as error:
+            # The value itself stays out of the message where it may be a secret.
+            field = type(self).model_fields[name]
+            secret = _secret_class(field.annotation) is not None
+            given = "" if secret else f" (given {value!r:.80})"
+            why = "; ".join(problem["msg"] for problem in error.errors(include_input=False))
+            raise ParameterError(f"parameter {where!r}{given} can't be set: {why}") from None
+
+    def missing_runtime_parameters(self) -> list[str]:
+        """Dotted paths of the required parameters that have no value yet."""
+        return list(_missing(self, self.runtime_parameters_names, ""))
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ParameterError(
+            f"parameter {where!r} holds parameters of its own: give it a dict, not {value!r:.80}"
+        )
+    return value
+
+
+def warn_unknown(name: str, known: Iterable[str], where: str) -> None:
+    """Log that a name is unknown, with the nearest known one."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+    _log.warning("%s has no runtime parameter %r, it is left out: %s", where, name, hint)
+
+
+def _missing(owner: object, names: RuntimeParameterNames, path: str) -> Iterator[str]:
+    for name, optional in names.items():
+        where = f"{path}.{name}" if path else name
+        if isinstance(owner, Mapping):
+            value = owner.get(name)
+        elif isinstance(owner, list | tuple):
+            value = owner[int(name)]
+        else:
+            value = getattr(owner, name, None)
+        if isinstance(optional, Mapping):
+            yield from _missing({} if value is None else value, dict(optional), where)
+        elif not optional and value is None:
+            yield where
+
+
+def call_to_write(step: str, missing: Iterable[str]) -> str:
+    """Return the ``run`` call that gives a step its missing parameters."""
+    tree: dict[str, Any] = {}
+    for path in missing:
+        *above, last = path.split(".")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = ...
+    return f"pipeline.run(parameters={{{step!r}: {tree!r}}})".replace("Ellipsis", "...")
