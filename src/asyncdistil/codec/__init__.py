@@ -1,1 +1,16 @@
-"""The codec room; its front door is written with the room."""
+"""The one codec: rows, keys and single values to MessagePack and back, type for type."""
+
+from asyncdistil.codec.canonical import canonical_bytes
+from asyncdistil.codec.rows import EncodedRows, content_digest, decode_rows, encode_rows
+from asyncdistil.codec.values import MAX_DEPTH, decode_value, encode_value
+
+__all__ = [
+    "MAX_DEPTH",
+    "EncodedRows",
+    "canonical_bytes",
+    "content_digest",
+    "decode_rows",
+    "decode_value",
+    "encode_rows",
+    "encode_value",
+]
