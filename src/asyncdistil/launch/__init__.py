@@ -1,1 +1,6 @@
-"""The launch room; its front door is written with the room."""
+"""How a worker comes to life, and how nothing of it is left behind."""
+
+from asyncdistil.launch.local import log_lines, spawn
+from asyncdistil.launch.process import WorkerProcess, stop
+
+__all__ = ["WorkerProcess", "log_lines", "spawn", "stop"]
