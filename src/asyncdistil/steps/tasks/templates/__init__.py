@@ -1,0 +1,1 @@
+"""Prompts of the built-in tasks, one Jinja2 file each, read when first used."""
