@@ -1,0 +1,496 @@
+"""One step of the running graph: chunks in, leases out, commits and chunks out.
+
+Operators form the same graph as the steps. A sweep over them in topological order moves everything
+that can move; between sweeps nothing happens. All of it is pure: no clock, no I/O.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_right, insort
+from typing import Protocol
+
+from asyncdistil.batch import Digest, Failure, RowId, StepName
+from asyncdistil.errors import StepError, WorkerDied
+from asyncdistil.graph.plan import OnError, StepPlan
+from asyncdistil.log.events import Commit, StepDone
+from asyncdistil.supervisor import ids, reuse
+from asyncdistil.supervisor.chunk import Chunk, concatenate, cut, read_by
+from asyncdistil.supervisor.commands import WorkerId
+from asyncdistil.supervisor.crew import Crew, Job, Member
+from asyncdistil.supervisor.front import Front
+from asyncdistil.supervisor.ids import END, START
+from asyncdistil.supervisor.state import RunState
+from asyncdistil.transport.messages import Failed, Result, Survived
+
+MOST_ATTEMPTS = 3
+NO_DIGEST = Digest(bytes(16))
+
+
+class Consumer(Protocol):
+    """Whatever reads a stream."""
+
+    def receive(self, port: int, chunk: Chunk) -> None:
+        """Take a chunk."""
+        ...
+
+    def advance(self, port: int, frontier: RowId) -> None:
+        """Learn that nothing below ``frontier`` will come any more."""
+        ...
+
+
+class Memory(Protocol):
+    """Finds stored work for a chunk."""
+
+    def match(self, chunk: Chunk) -> list[reuse.Match]:
+        """Divide the chunk into stored and missing rows."""
+        ...
+
+
+class Outlet:
+    """The output stream of an operator, and who reads it how."""
+
+    def __init__(self, step: StepName, state: RunState) -> None:
+        self.step = step
+        self.frontier: RowId = START
+        self.rows = 0
+        self._state = state
+        self._readers: list[tuple[Consumer, int, OnError]] = []
+
+    def connect(self, consumer: Consumer, port: int, policy: OnError) -> None:
+        """Add a reader."""
+        self._readers.append((consumer, port, policy))
+
+    def emit(self, chunk: Chunk) -> None:
+        """Hand a chunk to every reader, each by its policy towards failed rows."""
+        self.rows += chunk.rows
+        for consumer, port, policy in self._readers:
+            if chunk.failed and policy == "raise":
+                self._refuse(chunk)
+            for part in read_by(chunk, policy):
+                consumer.receive(port, part)
+
+    def _refuse(self, chunk: Chunk) -> None:
+        failures = self._state.progress[self.step].first_failures
+        cause = f" The first: {failures[0][1].kind}: {failures[0][1].message}." if failures else ""
+        self._state.fail(
+            StepError(
+                f"step {self.step!r} has failed rows and its on_error is 'raise'.{cause} Mend the "
+                "cause and run again, or set on_error to 'null' or 'skip'; finished work is kept."
+            )
+        )
+
+    def advance(self, frontier: RowId) -> None:
+        """Tell every reader how far the stream is complete."""
+        if frontier != self.frontier:
+            self.frontier = frontier
+            for consumer, port, _ in self._readers:
+                consumer.advance(port, frontier)
+
+
+class StepOperator:
+    """A step that reads other steps.
+
+    Args:
+        plan: The step.
+        state: Of the run.
+        front: How its inputs become chunks.
+        memory: Its stored work, or ``None`` if nothing stored may be used.
+        upstreams: Operators behind its ports, for id spaces.
+    """
+
+    def __init__(
+        self,
+        plan: StepPlan,
+        state: RunState,
+        front: Front,
+        memory: Memory | None,
+        upstreams: tuple[Operator, ...],
+    ) -> None:
+        self.plan = plan
+        self.name = plan.name
+        self.front = front
+        self.outlet = Outlet(plan.name, state)
+        self.crew = Crew(plan.name, "step", plan.replicas, state, concurrency=plan.concurrency)
+        self.done = False
+        self.active = True
+        self.dirty = True
+        self._state = state
+        self._memory = memory
+        self._upstreams = upstreams
+        self._fresh = plan.kind == "global"
+        self._backlog: list[tuple[RowId, int, Chunk]] = []
+        self.backlog_bytes = 0
+        self._arrivals = 0
+        self._out_of_order: list[RowId] = []
+        self._retries: list[Job] = []
+
+    # --- stream in ---------------------------------------------------------------------------
+
+    def receive(self, port: int, chunk: Chunk) -> None:
+        """Take a chunk from upstream."""
+        self.dirty = True
+        self.front.receive(port, chunk)
+
+    def advance(self, port: int, frontier: RowId) -> None:
+        """Learn how far an input stream is complete."""
+        self.dirty = True
+        self.front.advance(port, frontier)
+
+    @property
+    def space(self) -> str:
+        """Which ids its rows carry: equal for steps whose rows can be told apart by id."""
+        return self.name if self._fresh else self._upstreams[0].space
+
+    @property
+    def starving(self) -> bool:
+        """Whether its workers could do more than it has."""
+        return not self.done and self.active and not self._backlog
+
+    @property
+    def stored(self) -> bool:
+        """Whether stored work may stand for some of its work."""
+        return self._memory is not None
+
+    # --- the sweep ---------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Move everything that can move."""
+        self.dirty = False
+        for chunk in self.front.take():
+            self._admit(chunk)
+        if not self._state.draining:
+            self._dispatch()
+        self.outlet.advance(self._frontier())
+        if not self.done and self.outlet.frontier == END:
+            self._end()
+
+    def _admit(self, chunk: Chunk) -> None:
+        if self._memory is None:
+            self._queue(chunk)
+            return
+        matches = self._memory.match(chunk)
+        for match in matches:
+            part = cut(chunk, match.start, match.stop)
+            if match.hit is None:
+                self._queue(part)
+                continue
+            if len(matches) > 1:
+                insort(self._out_of_order, part.key)
+            self._replay(part, match.hit)
+
+    def _queue(self, chunk: Chunk) -> None:
+        self._arrivals += 1
+        self.backlog_bytes += chunk.size_bytes
+        heapq.heappush(self._backlog, (chunk.key, self._arrivals, chunk))
+
+    def _replay(self, part: Chunk, hit: reuse.Hit) -> None:
+        output, failures = reuse.replay(part, hit)
+        counters = self._state.progress[self.name]
+        counters.inputs_replayed += part.rows
+        if failures:
+            # A replayed failure was judged when it happened; it is counted, not judged again.
+            counters.failed += len(failures)
+        if hit.commit.origins.kind == "fresh":
+            self._fresh = True
+        self._state.replayed(self.plan.lineage, hit.lsn)
+        if output is not None:
+            counters.rows_replayed += output.rows
+            self.outlet.emit(output)
+
+    # --- handing out -------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        if not self.active or not (self._backlog or self._retries):
+            return
+        self.crew.ensure(len(self._retries) + len(self._backlog))
+        while self._retries or self._backlog:
+            waiting = self._retries[0].chunk if self._retries else self._backlog[0][2]
+            member = self.crew.pick(waiting.rows, waiting.size_bytes)
+            if member is None:
+                break
+            job = self._retries.pop(0) if self._retries else self._next_job()
+            self.crew.hand_out(job, member)
+        self._count_in_flight()
+
+    def _count_in_flight(self) -> None:
+        counters = self._state.progress[self.name]
+        counters.in_flight = self.crew.in_flight()
+        counters.in_flight_peak = max(counters.in_flight_peak, counters.in_flight)
+
+    def _next_job(self) -> Job:
+        key, _, chunk = heapq.heappop(self._backlog)
+        self.backlog_bytes -= chunk.size_bytes
+        if self.plan.kind == "row":
+            chunk = self._sized(key, chunk)
+        return Job(self._state.new_lease(), chunk)
+
+    def _sized(self, key: RowId, chunk: Chunk) -> Chunk:
+        """Cut or fill a row-wise chunk to about the batch size; the size is only a hint."""
+        limit = self.plan.input_batch_size
+        if chunk.rows > limit:
+            self._queue(cut(chunk, limit, chunk.rows))
+            return cut(chunk, 0, limit)
+        front = self.front.frontier
+        if key >= front:
+            insort(self._out_of_order, key)
+            return chunk
+        parts, rows = [chunk], chunk.rows
+        while self._backlog:
+            next_key, _, following = self._backlog[0]
+            if (
+                rows + following.rows > limit
+                or next_key >= front
+                or self._taken_between(key, next_key)
+            ):
+                break
+            heapq.heappop(self._backlog)
+            self.backlog_bytes -= following.size_bytes
+            parts.append(following)
+            rows += following.rows
+            key = next_key
+        return concatenate(parts)
+
+    def _taken_between(self, low: RowId, high: RowId) -> bool:
+        """Whether rows between two keys went ahead, so that one chunk can't span them."""
+        taken = self._out_of_order
+        position = bisect_right(taken, low)
+        return position < len(taken) and taken[position] < high
+
+    # --- results -----------------------------------------------------------------------------
+
+    def on_result(self, worker: WorkerId, result: Result) -> None:
+        """Commit what a worker reports, and pass it on."""
+        self.dirty = True
+        member = self.crew.members[worker]
+        job = member.jobs.get(result.lease)
+        stop = job.chunk.rows if job and self.plan.kind == "global" else result.stop
+        if job is None or not job.cover(result.start, stop):
+            return  # covered by another worker before: a lease settles once
+        part = cut(job.chunk, result.start, stop)
+        lsn = self._commit(job, part, result)
+        member.rows = max(0, member.rows - part.rows)
+        rows = sum(ref.rows for ref in result.outputs)
+        self._account(part, result, rows, whole=part.rows == job.chunk.rows)
+        if result.origins.kind == "fresh":
+            self._fresh = True
+        if rows:
+            commit = self._last_commit
+            self.outlet.emit(
+                reuse.output_chunk(
+                    part, commit, result.origins, result.failures, (0, rows), lsn, False
+                )
+            )
+        if not job.uncovered:
+            self._state.claims.settle(job.id)
+            self.crew.settle(worker, job, result.seconds)
+
+    def _commit(self, job: Job, part: Chunk, result: Result) -> int:
+        self._last_commit = Commit(
+            run=self._state.run,
+            lineage=self.plan.lineage,
+            inputs=part.ports,
+            input_digests=result.input_digests,
+            outputs=result.outputs,
+            origins=result.origins,
+            failures=result.failures,
+            filtered=result.filtered,
+            attempt=job.attempt,
+            seconds=result.seconds,
+            usage=result.usage,
+            samples=result.samples,
+        )
+        return self._state.append(self._last_commit)
+
+    def _account(self, part: Chunk, result: Result, rows: int, *, whole: bool) -> None:
+        counters = self._state.progress[self.name]
+        counters.batches += 1
+        counters.inputs_computed += part.rows
+        counters.rows_computed += rows
+        counters.filtered += result.filtered
+        counters.seconds += result.seconds
+        if result.usage is not None:
+            counters.add_usage(result.usage)
+        failures = result.failures
+        if failures:
+            all_failed = whole and len(failures) >= part.rows
+            self._state.failures(self.plan, failures, ids.first_id(part.runs), whole=all_failed)
+        else:
+            self._state.worked(self.name)
+
+    def on_failed(self, worker: WorkerId, message: Failed) -> None:
+        """A lease failed as a whole: a global step raised, or a worker could not go on with it."""
+        self.dirty = True
+        job = self.crew.members[worker].jobs.get(message.lease)
+        if job is None:
+            return
+        failure = message.failure
+        self._state.fail(
+            StepError(
+                f"step {self.name!r} failed on {job.chunk.rows} rows: {failure.kind}: "
+                f"{failure.message}. Mend it and run again; finished work is kept.\n"
+                f"{failure.detail}".rstrip()
+            )
+        )
+
+    # --- deaths ------------------------------------------------------------------------------
+
+    def on_lost(self, worker: WorkerId, cause: str) -> None:
+        """A worker died: what it held is leased again, and a culprit row is searched for."""
+        self.dirty = True
+        jobs = self.crew.lost(worker, cause, restart=not self.done)
+        retries: list[Job] = []
+        for job in [part for held in jobs for part in self._open_parts(held)]:
+            limit = 1 if job.bisecting else MOST_ATTEMPTS
+            if job.attempt <= limit:
+                retries.append(job)
+            else:
+                retries.extend(self._narrow(job, cause))
+        self._retries = retries + self._retries
+        self._count_in_flight()
+
+    def _open_parts(self, job: Job) -> list[Job]:
+        """What of a job is still to be done: itself, or a job for each range not covered."""
+        if job.uncovered == [(0, job.chunk.rows)]:
+            return [job]
+        parts: list[Job] = []
+        for start, stop in job.uncovered:
+            part = Job(self._state.new_lease(), cut(job.chunk, start, stop))
+            part.attempt, part.bisecting = job.attempt, job.bisecting
+            parts.append(part)
+        return parts
+
+    def _narrow(self, job: Job, cause: str) -> list[Job]:
+        """Divide a job that kills its workers, until the culprit row stands alone."""
+        failure = Failure(
+            "WorkerDied", f"the worker that processed this row died: {cause}", job.attempt - 1
+        )
+        if self.plan.kind == "global" or job.condemned:
+            self._state.fail(
+                WorkerDied(
+                    f"step {self.name!r} killed its worker {job.attempt - 1} times: {cause}. Look "
+                    "at its log lines and at the machine's memory, then run again; finished work "
+                    "is kept."
+                )
+            )
+            return [job]
+        if self.plan.kind == "batch":
+            return [self._narrow_by_probe(job, failure)]
+        return self._narrow_by_halves(job, failure)
+
+    def _narrow_by_halves(self, job: Job, failure: Failure) -> list[Job]:
+        parts: list[Job] = []
+        for start, stop in job.uncovered:
+            half = start + (stop - start + 1) // 2
+            for low, high in ((start, half), (half, stop)):
+                if low < high:
+                    part = Job(self._state.new_lease(), cut(job.chunk, low, high))
+                    part.bisecting = True
+                    parts.append(part)
+        if len(parts) == 1:
+            parts[0].bisecting = False
+            parts[0].condemned = ((0, failure),)
+        return parts
+
+    def _narrow_by_probe(self, job: Job, failure: Failure) -> Job:
+        if job.probe is None:
+            job.bisecting = True
+            job.suspects = _halves(0, job.chunk.rows)
+        else:
+            start, stop = job.probe
+            if stop - start == 1:
+                job.culprits.append((start, failure))
+            else:
+                job.suspects = _halves(start, stop) + job.suspects
+        return self._next_probe(job, failure)
+
+    def _next_probe(self, job: Job, failure: Failure) -> Job:
+        job.attempt = 1
+        if job.suspects:
+            job.probe = job.suspects.pop(0)
+            return job
+        job.probe = None
+        job.bisecting = False
+        culprits = job.culprits or [(row, failure) for row in range(job.chunk.rows)]
+        job.condemned = tuple(sorted(culprits, key=lambda culprit: culprit[0]))
+        return job
+
+    def on_survived(self, worker: WorkerId, message: Survived) -> None:
+        """A probe did not kill its worker: look elsewhere for the culprit."""
+        self.dirty = True
+        job = self.crew.members[worker].jobs.get(message.lease)
+        if job is None:
+            return
+        self.crew.settle(worker, job, 0.0)
+        failure = message.failure or Failure(
+            "WorkerDied", "the rows of this batch kill a worker only together", MOST_ATTEMPTS
+        )
+        self._retries.insert(0, self._next_probe(job, failure))
+
+    def on_ready(self, member: Member) -> None:
+        """A worker is loaded."""
+        self.dirty = True
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def _frontier(self) -> RowId:
+        frontier = self.front.frontier
+        if self._backlog:
+            frontier = min(frontier, self._backlog[0][0])
+        for job in self._retries:
+            frontier = min(frontier, job.key)
+        for member in self.crew.members.values():
+            for job in member.jobs.values():
+                frontier = min(frontier, job.key)
+        return frontier
+
+    def _end(self) -> None:
+        self.done = True
+        self._state.flush_replayed(self.plan.lineage)
+        counters = self._state.progress[self.name]
+        counters.done = True
+        counters.in_flight = 0
+        self._state.append(
+            StepDone(
+                self._state.run, self.plan.lineage, NO_DIGEST, self.outlet.rows, counters.failed
+            )
+        )
+        self.crew.finish()
+
+
+class Operator(Protocol):
+    """What the machine needs of every node of the running graph."""
+
+    name: StepName
+    outlet: Outlet
+    crew: Crew
+    done: bool
+    active: bool
+    dirty: bool
+
+    @property
+    def space(self) -> str:
+        """Which ids its rows carry."""
+        ...
+
+    @property
+    def starving(self) -> bool:
+        """Whether its workers could do more than it has."""
+        ...
+
+    def sweep(self) -> None:
+        """Move everything that can move."""
+        ...
+
+    def on_lost(self, worker: WorkerId, cause: str) -> None:
+        """A worker died."""
+        ...
+
+    def on_ready(self, member: Member) -> None:
+        """A worker is loaded."""
+        ...
+
+
+def _halves(start: int, stop: int) -> list[tuple[int, int]]:
+    half = start + (stop - start + 1) // 2
+    return [part for part in ((start, half), (half, stop)) if part[0] < part[1]]

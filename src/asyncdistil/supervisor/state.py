@@ -1,0 +1,136 @@
+"""What the parts of the machine share while one run is under way."""
+
+from __future__ import annotations
+
+from asyncdistil.batch import Lsn, RowFailure, RowId, RunId, StepName
+from asyncdistil.errors import AsyncDistilError, FailureBudgetExceeded
+from asyncdistil.graph.plan import RunPlan, StepPlan
+from asyncdistil.log.events import Event, Reuse
+from asyncdistil.supervisor.claims import Claims
+from asyncdistil.supervisor.commands import Command, Send, WorkerId
+from asyncdistil.supervisor.progress import Progress, StepProgress
+from asyncdistil.transport.messages import ToWorker
+
+_REUSE_RECORD_COMMITS = 1024
+_WHOLE_FAILURES = 3
+_FAILURES_SHOWN = 10
+
+
+class RunState:
+    """Numbers, outgoing commands and the stop request of one run.
+
+    Args:
+        plan: What runs.
+        run: Its id.
+        next_lsn: LSN that the log will give to the next appended event.
+    """
+
+    def __init__(self, plan: RunPlan, run: RunId, next_lsn: Lsn) -> None:
+        self.plan = plan
+        self.run = run
+        self.now_seconds = 0.0
+        self.events: list[Event] = []
+        self.commands: list[Command] = []
+        self.claims = Claims()
+        self.warnings: list[str] = []
+        self.progress: Progress = {}
+        self.stop: AsyncDistilError | None = None
+        self.draining = False
+        self._next_lsn = next_lsn
+        self._next_worker = 1
+        self._next_lease = 1
+        self._replayed: dict[bytes, list[Lsn]] = {}
+        self._whole_failures: dict[StepName, int] = {}
+
+    def append(self, event: Event) -> Lsn:
+        """Have an event appended to the log; the LSN that it will get."""
+        lsn = self._next_lsn
+        self._next_lsn = Lsn(lsn + 1)
+        self.events.append(event)
+        return lsn
+
+    def send(self, worker: WorkerId, message: ToWorker) -> None:
+        """Have a message sent, after this turn's appends."""
+        self.commands.append(Send(worker, message))
+
+    def new_worker(self) -> WorkerId:
+        """A number for the next spawn."""
+        self._next_worker += 1
+        return WorkerId(self._next_worker - 1)
+
+    def new_lease(self) -> int:
+        """A number for the next lease."""
+        self._next_lease += 1
+        return self._next_lease - 1
+
+    def fail(self, error: AsyncDistilError) -> None:
+        """Ask the run to stop; the first cause is the one that is reported."""
+        if self.stop is None:
+            self.stop = error
+
+    def replayed(self, lineage: bytes, lsn: Lsn) -> None:
+        """Note a replayed commit; the notes become REUSE records, which pin what they name."""
+        noted = self._replayed.setdefault(lineage, [])
+        # One commit is often replayed in several pieces, one after another.
+        if not noted or noted[-1] != lsn:
+            noted.append(lsn)
+        if len(noted) >= _REUSE_RECORD_COMMITS:
+            self.flush_replayed(lineage)
+
+    def flush_replayed(self, lineage: bytes) -> None:
+        """Write the REUSE record of a step."""
+        noted = self._replayed.pop(lineage, None)
+        if noted:
+            self.append(Reuse(self.run, lineage, tuple(noted)))  # type: ignore[arg-type]
+
+    def failures(
+        self, step: StepPlan, failures: tuple[RowFailure, ...], first: RowId, *, whole: bool
+    ) -> None:
+        """Count failed rows of one commit, and stop a run that fails too much to be an accident.
+
+        Args:
+            step: Whose rows failed.
+            failures: Of one commit, not empty.
+            first: Id of the commit's first input row.
+            whole: Whether every row of the commit failed.
+        """
+        counters: StepProgress = self.progress[step.name]
+        counters.failed += len(failures)
+        for failure in failures[: _FAILURES_SHOWN - len(counters.first_failures)]:
+            row = (*first[:-1], first[-1] + failure.input_row) if first else (failure.input_row,)
+            counters.first_failures.append((row, failure.failure))
+        cause = failures[0].failure
+        reason = f"{cause.kind}: {cause.message}"
+        if self.plan.raise_on_failure:
+            self.fail(
+                FailureBudgetExceeded(
+                    f"a row of step {step.name!r} failed and on_error='raise' was asked for: "
+                    f"{reason}. Mend the cause and run again; finished work is kept."
+                )
+            )
+        seen = self._whole_failures.get(step.name, 0)
+        if seen >= 0:
+            # Counted from the start of the step only: a step that ever worked is not broken.
+            self._whole_failures[step.name] = seen + 1 if whole else -1
+            if whole and seen + 1 >= _WHOLE_FAILURES:
+                self.fail(
+                    FailureBudgetExceeded(
+                        f"the first {_WHOLE_FAILURES} batches of step {step.name!r} failed whole, "
+                        f"which looks like a bug and not like bad rows: {reason}. Mend it and run "
+                        "again; finished work is kept."
+                    )
+                )
+        limit = step.max_failures
+        if limit is not None and counters.failed > limit:
+            self.fail(
+                FailureBudgetExceeded(
+                    f"step {step.name!r} has {counters.failed} failed rows, more than its "
+                    f"max_failures={limit}; the first: {counters.first_failures[0][1].kind}: "
+                    f"{counters.first_failures[0][1].message}. Mend the cause or raise the limit "
+                    "and run again; finished work is kept."
+                )
+            )
+
+    def worked(self, step: StepName) -> None:
+        """Note that a batch of a step had at least one good row."""
+        self._whole_failures[step] = -1
