@@ -14,8 +14,9 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, Field, SecretBytes, SecretStr, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, SecretBytes, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import core_schema
 
 from asyncdistil.errors import ParameterError
 
@@ -24,20 +25,39 @@ _log = logging.getLogger("asyncdistil.parameters")
 
 
 class RuntimeParameterMark:
-    """Type of `RUNTIME_PARAMETER`; there is one object of it."""
+    """Marks an annotation; `RUNTIME_PARAMETER` is one, the one in `RuntimeParameter` another.
 
-    __slots__ = ()
+    Args:
+        name: Under which this module has the mark.
+        may_wait: Whether a field so marked is ``None`` until it gets a value.
+    """
+
+    __slots__ = ("_name", "may_wait")
+
+    def __init__(self, name: str, *, may_wait: bool) -> None:
+        self._name = name
+        self.may_wait = may_wait
 
     def __repr__(self) -> str:
-        return "RUNTIME_PARAMETER"
+        return self._name
 
     def __reduce__(self) -> str:
         # By name, so that a field definition that travels to a worker keeps the one object.
-        return "RUNTIME_PARAMETER"
+        return self._name
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        schema = handler(source)
+        if not self.may_wait:
+            return schema
+        # Not `Field(default=None)`: pydantic warns of it inside `Optional[...]`.
+        return core_schema.with_default_schema(schema, default=None)
 
 
-RUNTIME_PARAMETER = RuntimeParameterMark()
-RuntimeParameter: TypeAlias = Annotated[_T | None, Field(default=None), RUNTIME_PARAMETER]
+RUNTIME_PARAMETER = RuntimeParameterMark("RUNTIME_PARAMETER", may_wait=False)
+VALUE_BY_RUN = RuntimeParameterMark("VALUE_BY_RUN", may_wait=True)
+RuntimeParameter: TypeAlias = Annotated[_T | None, VALUE_BY_RUN]
 """A field that a run may set. Without a default it must have a value by then; write
 ``Optional[RuntimeParameter[T]]`` if ``None`` is a value."""
 

@@ -1,1 +1,46 @@
-"""The steps room; its front door is written with the room."""
+"""Steps: their contract and the built-in ones."""
+
+from __future__ import annotations
+
+from asyncdistil.steps.base import BaseStep
+from asyncdistil.steps.columns import KeepColumns
+from asyncdistil.steps.decorator import step
+from asyncdistil.steps.generator import GeneratorStep
+from asyncdistil.steps.global_step import GlobalStep
+from asyncdistil.steps.load_dicts import LoadDataFromDicts
+from asyncdistil.steps.registration import CURRENT_PIPELINE, PipelineLike
+from asyncdistil.steps.resources import StepResources
+from asyncdistil.steps.routing import (
+    RoutingBatchFunction,
+    routing_batch_function,
+    sample_n_steps,
+)
+from asyncdistil.steps.row_step import RowStep
+from asyncdistil.steps.rows import Entries, Entry, FailedRow, describe_failure
+from asyncdistil.steps.step import Step
+from asyncdistil.typing import GeneratorStepOutput, StepColumns, StepInput, StepOutput
+
+__all__ = [
+    "CURRENT_PIPELINE",
+    "BaseStep",
+    "Entries",
+    "Entry",
+    "FailedRow",
+    "GeneratorStep",
+    "GeneratorStepOutput",
+    "GlobalStep",
+    "KeepColumns",
+    "LoadDataFromDicts",
+    "PipelineLike",
+    "RoutingBatchFunction",
+    "RowStep",
+    "Step",
+    "StepColumns",
+    "StepInput",
+    "StepOutput",
+    "StepResources",
+    "describe_failure",
+    "routing_batch_function",
+    "sample_n_steps",
+    "step",
+]

@@ -1,0 +1,61 @@
+"""What a step makes of a row: entries, and the null form of a row that failed."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
+
+from asyncdistil.batch import Failure, Row
+
+_DETAIL_BYTES = 16 * 1024
+_MESSAGE_CHARS = 2000
+REDACTED = "**********"
+
+
+class FailedRow(NamedTuple):
+    """A row that failed, in place of its result.
+
+    Attributes:
+        row: Its null form: the input row, the step's declared outputs ``None``. In the step's
+            own column names when ``entries`` or ``aprocess`` give it; `Step.apply` renames.
+        failure: Why.
+    """
+
+    row: Row
+    failure: Failure
+
+
+Entry: TypeAlias = Row | list[Row] | FailedRow | None
+"""What one input row became: a row, nothing (filtered), several rows, or a failure."""
+
+Entries: TypeAlias = list[Entry]
+
+
+def describe_failure(
+    error: BaseException, *, attempts: int = 1, secrets: Iterable[str] = (), detail: str = ""
+) -> Failure:
+    """Turn an exception into a record.
+
+    Args:
+        error: What was raised.
+        attempts: Tries made, at least 1.
+        secrets: Texts to strike out of message and detail.
+        detail: What to keep instead of the traceback, such as the raw reply of a model.
+    """
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ != "builtins":
+        name = f"{kind.__module__}.{name}"
+    text = str(error) or name
+    if not detail:
+        # Without source context of local variables: they may hold secrets.
+        detail = "".join(traceback.format_exception(error))
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, REDACTED)
+            detail = detail.replace(secret, REDACTED)
+    tail = detail.encode("utf-8", "replace")[-_DETAIL_BYTES:].decode("utf-8", "ignore")
+    # The record is encoded as UTF-8, which has no lone surrogates.
+    text = text[:_MESSAGE_CHARS].encode("utf-8", "replace").decode("utf-8")
+    return Failure(kind=name, message=text, attempts=attempts, detail=tail)

@@ -1,0 +1,29 @@
+"""Annotations for the signatures of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, TypeAlias
+
+from asyncdistil.batch import Row
+
+
+class StepInputMark:
+    """Type of the mark in `StepInput`; tells the rows apart from a function's parameters."""
+
+    __slots__ = ()
+
+
+StepInput: TypeAlias = Annotated[list[Row], StepInputMark()]
+"""Rows handed to ``process``: one list per input port."""
+
+StepOutput: TypeAlias = Iterator[list[Any]]
+"""What ``process`` yields: lists of rows; of entries (row, ``None``, list) if row-wise."""
+
+GeneratorStepOutput: TypeAlias = Iterator[tuple[list[Row], bool]]
+"""What the ``process`` of a generator yields: rows, and whether they are the last ones."""
+
+StepColumns: TypeAlias = list[str] | dict[str, bool]
+"""Columns by name; the dict says for each whether it is required."""
+
+__all__ = ["GeneratorStepOutput", "StepColumns", "StepInput", "StepOutput"]
