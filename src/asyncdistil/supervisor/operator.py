@@ -161,7 +161,10 @@ class StepOperator:
             self._admit(chunk)
         if not self._state.draining:
             self._dispatch()
-        self.outlet.advance(self._frontier())
+        frontier = self._frontier()
+        # No chunk below the frontier is left that could be joined across these.
+        del self._out_of_order[: bisect_right(self._out_of_order, frontier)]
+        self.outlet.advance(frontier)
         if not self.done and self.outlet.frontier == END:
             self._end()
 
@@ -175,8 +178,7 @@ class StepOperator:
             if match.hit is None:
                 self._queue(part)
                 continue
-            if len(matches) > 1:
-                insort(self._out_of_order, part.key)
+            insort(self._out_of_order, part.key)
             self._replay(part, match.hit)
 
     def _queue(self, chunk: Chunk) -> None:
@@ -240,6 +242,7 @@ class StepOperator:
             next_key, _, following = self._backlog[0]
             if (
                 rows + following.rows > limit
+                or len(following.ports) != len(chunk.ports)
                 or next_key >= front
                 or self._taken_between(key, next_key)
             ):
