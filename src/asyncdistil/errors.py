@@ -4,6 +4,7 @@ AsyncDistilError
   UserError                  you must change the pipeline, its parameters or its data (a ValueError)
     GraphError               the wiring is wrong: a cycle, an unknown step, a missing column
     ParameterError           a parameter is unknown, missing or of the wrong type
+    MissingRequirement       a package that the pipeline asks for is not here (ModuleNotFoundError too)
     DataError                the data given to a loader can't be used
     StepError                the code of a step broke its contract or raised
     UnencodableValue         a row holds a value that no codec type covers (a TypeError too)
@@ -52,6 +53,10 @@ class GraphError(UserError):
 
 class ParameterError(UserError):
     """A parameter is unknown, missing or of the wrong type."""
+
+
+class MissingRequirement(UserError, ModuleNotFoundError):
+    """A package that the pipeline asks for is missing, or has another version."""
 
 
 class DataError(UserError):
@@ -149,7 +154,17 @@ class MemoryRefused(RunStopped):
 
 
 class ModelError(AsyncDistilError):
-    """A language model, embedding or image service refused or failed."""
+    """A language model, embedding or image service refused or failed.
+
+    Attributes:
+        attempts: Tries made, at least 1.
+        detail: Raw reply, secrets removed, cut at 16 KiB; empty if none came.
+    """
+
+    def __init__(self, message: str = "", *, attempts: int = 1, detail: str = "") -> None:
+        super().__init__(message)
+        self.attempts = attempts
+        self.detail = detail
 
 
 class ModelAuthError(ModelError):

@@ -64,5 +64,12 @@ class NodeInfo:
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """Row columns that the step adds or replaces, in the order declared."""
-        return tuple(self.output_mappings.get(column, column) for column in self.outputs)
+        """Row columns that the step adds or replaces, in the order declared.
+
+        A column that is input and output goes back to the row column it was read from, unless the
+        output mappings send it elsewhere.
+        """
+        return tuple(
+            self.output_mappings.get(column, self.input_mappings.get(column, column))
+            for column in self.outputs
+        )

@@ -1,1 +1,54 @@
-"""The pipeline room; its front door is written with the room."""
+"""The pipeline room: declare steps and connections, check them, run them.
+
+Its names are loaded when they are first asked for: importing the room costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncdistil.pipeline.options import Budget, RunOptions
+    from asyncdistil.pipeline.pipeline import Pipeline
+    from asyncdistil.pipeline.planning import PreparedRun, build_plan
+    from asyncdistil.pipeline.requirements import requirements
+    from asyncdistil.steps.routing import (
+        RoutingBatchFunction,
+        routing_batch_function,
+        sample_n_steps,
+    )
+
+_HOMES = {
+    "Budget": "asyncdistil.pipeline.options",
+    "Pipeline": "asyncdistil.pipeline.pipeline",
+    "PreparedRun": "asyncdistil.pipeline.planning",
+    "RoutingBatchFunction": "asyncdistil.steps.routing",
+    "RunOptions": "asyncdistil.pipeline.options",
+    "build_plan": "asyncdistil.pipeline.planning",
+    "requirements": "asyncdistil.pipeline.requirements",
+    "routing_batch_function": "asyncdistil.steps.routing",
+    "sample_n_steps": "asyncdistil.steps.routing",
+}
+
+__all__ = [
+    "Budget",
+    "Pipeline",
+    "PreparedRun",
+    "RoutingBatchFunction",
+    "RunOptions",
+    "build_plan",
+    "requirements",
+    "routing_batch_function",
+    "sample_n_steps",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

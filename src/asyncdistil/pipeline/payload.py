@@ -1,0 +1,62 @@
+"""Objects on their way to a worker, as cloudpickle bytes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from asyncdistil.errors import StepError
+
+_registry = threading.Lock()  # cloudpickle's list of modules belongs to the whole process
+
+
+def packed(obj: Any, modules: Iterable[str], *, owner: str) -> bytes:
+    """Pickle an object, the user's modules by value.
+
+    A worker then runs the code that is loaded here, whatever the files say by now and wherever it
+    was started.
+
+    Args:
+        obj: A step or a router.
+        modules: Names of the user modules that its fingerprint covers.
+        owner: What it is, for the message: ``step 'x'``.
+
+    Raises:
+        StepError: Something in it can't be pickled.
+    """
+    import cloudpickle
+
+    with _registry, _by_value(modules):
+        try:
+            return bytes(cloudpickle.dumps(obj))
+        except Exception as error:
+            # Pickling runs the user's own code (`__reduce__`, `__getstate__`): anything can be
+            # raised, and all of it means the same.
+            raise StepError(
+                f"{owner} cannot travel to a worker: {error}. Make what cannot be pickled (a"
+                " client, a lock, an open file) in `load()`, not before"
+            ) from error
+
+
+@contextmanager
+def _by_value(names: Iterable[str]) -> Iterator[None]:
+    import cloudpickle
+
+    already = cloudpickle.list_registry_pickle_by_value()
+    registered: list[ModuleType] = []
+    try:
+        for name in names:
+            module = sys.modules.get(name)
+            # `__main__` always goes by value; a module the user registered stays registered.
+            if module is None or name == "__main__" or name in already:
+                continue
+            cloudpickle.register_pickle_by_value(module)
+            registered.append(module)
+        yield
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)
