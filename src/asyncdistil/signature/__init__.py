@@ -1,1 +1,31 @@
-"""The signature room; its front door is written with the room."""
+"""What a step is: its code, its signature, its lineage, and what changed since last time."""
+
+from asyncdistil.signature.code import CodeFingerprint, fingerprint
+from asyncdistil.signature.explain import ABSENT, Difference, differences, nearest
+from asyncdistil.signature.identity import (
+    Identity,
+    aggregated_signature,
+    lineage,
+    pipeline_signature,
+    read_definition,
+    same_key,
+    step_identity,
+)
+from asyncdistil.signature.origin import is_user_module
+
+__all__ = [
+    "ABSENT",
+    "CodeFingerprint",
+    "Difference",
+    "Identity",
+    "aggregated_signature",
+    "differences",
+    "fingerprint",
+    "is_user_module",
+    "lineage",
+    "nearest",
+    "pipeline_signature",
+    "read_definition",
+    "same_key",
+    "step_identity",
+]

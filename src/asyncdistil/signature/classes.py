@@ -1,0 +1,362 @@
+"""What a class contributes to a code fingerprint, as plain data.
+
+Its name, bases and metaclass, and every attribute that someone wrote. What a library generated
+from them does not count: the methods that ``dataclass``, ``attrs``, ``NamedTuple`` and ``Enum``
+make, the internals that pydantic keeps. In their place stand the declarations they were made
+from: fields with types, defaults and options, validators, members.
+"""
+
+from __future__ import annotations
+
+import types
+from enum import EnumMeta
+from typing import TYPE_CHECKING, Any
+
+from asyncdistil.signature.origin import OWN_PACKAGE, origin_of_namespace
+
+if TYPE_CHECKING:
+    from asyncdistil.signature.trace import Scope
+
+_SKIPPED = frozenset(
+    {
+        "__abstractmethods__",
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations__",
+        "__annotations_cache__",
+        "__callable_proto_members_only__",
+        "__dict__",
+        "__doc__",
+        "__firstlineno__",
+        "__match_args__",
+        "__module__",
+        "__non_callable_proto_members__",
+        "__orig_bases__",
+        "__parameters__",
+        "__protocol_attrs__",
+        "__qualname__",
+        "__static_attributes__",
+        "__type_params__",
+        "__weakref__",
+        "_abc_impl",
+        "signature_ignore",
+    }
+)
+_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_PYDANTIC = frozenset(
+    {
+        "__class_vars__",
+        "__fields__",
+        "__private_attributes__",
+        "__signature__",
+        "model_computed_fields",
+        "model_fields",
+    }
+)
+_NAMED_TUPLE = frozenset(
+    {
+        "__getnewargs__",
+        "__new__",
+        "__replace__",
+        "__repr__",
+        "__slots__",
+        "_asdict",
+        "_field_defaults",
+        "_fields",
+        "_make",
+        "_replace",
+    }
+)
+_FIELD_OPTIONS = (
+    "alias",
+    "alias_priority",
+    "default",
+    "default_factory",
+    "discriminator",
+    "exclude",
+    "frozen",
+    "init",
+    "init_var",
+    "json_schema_extra",
+    "kw_only",
+    "metadata",
+    "serialization_alias",
+    "union_mode",
+    "validate_default",
+    "validation_alias",
+)
+# A model's JSON schema, these texts included, is what a language model is shown.
+_FIELD_TEXTS = ("title", "description", "examples")
+
+
+def heading(cls: type) -> str:
+    """One line that explains a class, and a line per attribute of its own."""
+    bases = ", ".join(base.__name__ for base in cls.__bases__ if base is not object)
+    names = [f"    {name}" for name in sorted(vars(cls)) if not name.startswith("__")]
+    return "\n".join([f"class {cls.__name__}({bases}):", *names])
+
+
+def describe(scope: Scope, cls: type) -> Any:
+    """Plain data for a class whose content counts."""
+    metaclass = type(cls)
+    parts: list[Any] = [
+        "class",
+        cls.__name__,
+        [scope.type(base) for base in cls.__bases__],
+        None if metaclass is type else scope.type(metaclass),
+    ]
+    own = vars(cls)
+    declared, generated = _declared(scope, cls, own)
+    parts.append(declared)
+    attributes = []
+    for name in sorted(own):
+        value = own[name]
+        if name in _SKIPPED or name in generated or isinstance(value, _SLOTS):
+            continue
+        if _is_generated(value) or _is_inherited(cls, name, value):
+            continue
+        attributes.append([name, _attribute(scope, cls, name, value)])
+    parts.append(attributes)
+    return parts
+
+
+def _attribute(scope: Scope, cls: type, name: str, value: Any) -> Any:
+    label = f"{cls.__qualname__}.{name}"
+    return scope.variable(cls, label, f"{cls.__module__}.{label}", value)
+
+
+def _is_inherited(cls: type, name: str, value: Any) -> bool:
+    """Whether the attribute repeats what the class inherits; copies of a class drop those."""
+    for base in cls.__mro__[1:]:
+        if name in vars(base):
+            inherited = vars(base)[name]
+            if inherited is value:
+                return True
+            plain = type(value) in (str, int, bool, float, bytes)
+            return plain and type(inherited) is type(value) and bool(inherited == value)
+    return False
+
+
+def _is_generated(value: Any) -> bool:
+    """Whether ``dataclass`` or ``attrs`` made this function from the fields."""
+    while isinstance(value, types.FunctionType) and hasattr(value, "__wrapped__"):
+        value = value.__wrapped__
+    if not isinstance(value, types.FunctionType):
+        return False
+    code = value.__code__
+    return code.co_qualname.startswith("__create_fn__.") or code.co_filename.startswith(
+        "<attrs generated"
+    )
+
+
+def _declared(scope: Scope, cls: type, own: Any) -> tuple[list[Any], frozenset[str]]:
+    """Declarations of a data class, and the names of attributes that follow from them."""
+    declared: list[Any] = []
+    generated: set[str] = set()
+    for kind in (_pydantic, _dataclass, _attrs, _struct, _named_tuple, _enum, _typed_dict):
+        found = kind(scope, cls, own)
+        if found is not None:
+            declared.append([kind.__name__, found[0]])
+            generated |= found[1]
+    return declared, frozenset(generated)
+
+
+def _where(cls: type, name: str) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}.{name}"
+
+
+def _made_by(packages: tuple[str, ...], own: Any) -> set[str]:
+    """Attributes that are functions of the packages that make data classes."""
+    return {
+        name
+        for name, value in own.items()
+        if isinstance(value, types.FunctionType)
+        and str(value.__globals__.get("__name__")).partition(".")[0] in packages
+    }
+
+
+def _annotated(scope: Scope, cls: type, own: Any) -> list[Any]:
+    annotations = own.get("__annotations__") or {}
+    return [
+        [name, scope.value(annotations[name], _where(cls, f"{name} annotation"))]
+        for name in annotations
+    ]
+
+
+def _pydantic(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
+    fields = own.get("__pydantic_fields__", own.get("model_fields"))
+    if not isinstance(fields, dict) or "__pydantic_decorators__" not in own:
+        return None
+    # A step's field descriptions are help texts, so they don't count.
+    is_step = any(base.__module__.partition(".")[0] == OWN_PACKAGE for base in cls.__mro__)
+    options = _FIELD_OPTIONS if is_step else _FIELD_OPTIONS + _FIELD_TEXTS
+    annotations = own.get("__annotations__") or {}
+    generic = own.get("__pydantic_generic_metadata__") or {}
+    written = [n for n in fields if n in annotations or generic.get("origin") is not None]
+    declared = [
+        [[name, _field(scope, cls, name, fields[name], options)] for name in written],
+        [
+            [name, _private(scope, cls, name, attribute)]
+            for name, attribute in sorted((own.get("__private_attributes__") or {}).items())
+        ],
+        _decorators(scope, cls, own["__pydantic_decorators__"]),
+        [scope.value(generic.get(key), _where(cls, key)) for key in ("origin", "args")],
+    ]
+    generated = {name for name in own if name.startswith("__pydantic_")} | _PYDANTIC
+    return declared, generated
+
+
+def _field(scope: Scope, cls: type, name: str, field: Any, options: tuple[str, ...]) -> Any:
+    where = _where(cls, name)
+    if scope.tracer.ignored(where):
+        return ["ignored"]
+    shown: list[Any] = [["annotation", scope.value(field.annotation, f"{where} annotation")]]
+    for option in options:
+        value = getattr(field, option, None)
+        # A required field has pydantic's "undefined" marker for its default.
+        if value is None or value == [] or type(value).__name__ == "PydanticUndefinedType":
+            continue
+        label = where if option == "default" else f"{where}.{option}"
+        shown.append([option, scope.value(value, label)])
+    return shown
+
+
+def _private(scope: Scope, cls: type, name: str, attribute: Any) -> Any:
+    where = _where(cls, name)
+    if scope.tracer.ignored(where):
+        return ["ignored"]
+    return [scope.value(attribute.default, where), scope.value(attribute.default_factory, where)]
+
+
+def _decorators(scope: Scope, cls: type, infos: Any) -> list[Any]:
+    """What is validated or serialised when; the functions themselves are attributes."""
+    shown = []
+    for kind in sorted(vars(type(infos)).get("__dataclass_fields__", ())):
+        for name, decorator in sorted(getattr(infos, kind).items()):
+            # Inherited ones are counted where they were written.
+            if name not in vars(cls):
+                continue
+            info = decorator.info
+            options = []
+            for option in sorted(getattr(type(info), "__dataclass_fields__", ())):
+                if option in ("fields", "mode", "check_fields", "when_used", "alias"):
+                    value = getattr(info, option)
+                    options.append([option, scope.value(value, _where(cls, name))])
+            shown.append([kind, name, options])
+    return shown
+
+
+def _dataclass(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
+    fields = own.get("__dataclass_fields__")
+    if fields is None:
+        return None
+    parameters = own.get("__dataclass_params__")
+    declared = []
+    for field in fields.values():
+        where = _where(cls, field.name)
+        options: list[Any] = [
+            [option, bool(getattr(field, option))]
+            for option in ("init", "repr", "compare", "kw_only")
+        ]
+        for option in ("default", "default_factory"):
+            value = getattr(field, option)
+            if type(value).__name__ != "_MISSING_TYPE":
+                options.append([option, scope.value(value, where)])
+        declared.append(
+            [field.name, scope.value(field.type, f"{where} annotation"), field.hash, options]
+        )
+    names = {"__dataclass_fields__", "__dataclass_params__", "__slots__"}
+    return [repr(parameters), declared], names | _made_by(("dataclasses", "reprlib"), own)
+
+
+def _attrs(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
+    fields = own.get("__attrs_attrs__")
+    if fields is None:
+        return None
+    declared = []
+    for field in fields:
+        where = _where(cls, field.name)
+        default = field.default
+        if type(default).__name__ == "Factory":
+            default = ("factory", default.factory, default.takes_self)
+        declared.append(
+            [
+                field.name,
+                scope.value(field.type, f"{where} annotation"),
+                str(default) == "NOTHING" or scope.value(default, where),
+                scope.value(field.validator, f"{where}.validator"),
+                scope.value(field.converter, f"{where}.converter"),
+                [bool(field.init), bool(field.kw_only), field.alias],
+            ]
+        )
+    names = {name for name in own if name.startswith("__attrs_")} | {"__slots__"}
+    return declared, names | _made_by(("attr", "attrs"), own)
+
+
+def _struct(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
+    if type(cls).__module__.partition(".")[0] != "msgspec":
+        return None
+    struct: Any = cls
+    declared = [
+        [list(struct.__struct_fields__), list(struct.__struct_encode_fields__)],
+        scope.value(
+            [
+                ("factory", default.factory) if type(default).__name__ == "Factory" else default
+                for default in struct.__struct_defaults__
+                if type(default).__name__ != "NoDefaultType"
+            ],
+            _where(cls, "defaults"),
+        ),
+        repr(struct.__struct_config__),
+        _annotated(scope, cls, own),
+    ]
+    return declared, {"__slots__", "__struct_config__"}
+
+
+def _named_tuple(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
+    if tuple not in cls.__bases__ or "_fields" not in own or "_field_defaults" not in own:
+        return None
+    declared = [
+        list(own["_fields"]),
+        scope.value(own["_field_defaults"], _where(cls, "defaults")),
+        _annotated(scope, cls, own),
+    ]
+    names = set(own["_fields"])
+    names |= {
+        name
+        for name in _NAMED_TUPLE
+        if not isinstance(own.get(name), types.FunctionType)
+        or own[name].__globals__.get("__name__") in ("collections", f"namedtuple_{cls.__name__}")
+    }
+    return declared, names
+
+
+def _enum(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
+    if not isinstance(cls, EnumMeta):
+        return None
+    listed: dict[str, Any] = dict(cls.__members__)
+    members = [
+        [name, scope.value(member.value, _where(cls, name))] for name, member in listed.items()
+    ]
+    names = {
+        name
+        for name, value in own.items()
+        if name in listed or (name.startswith("_") and not _is_users(value))
+    }
+    return members, names
+
+
+def _is_users(value: Any) -> bool:
+    function = getattr(value, "__func__", value)
+    return (
+        isinstance(function, types.FunctionType)
+        and origin_of_namespace(function.__globals__).kind == "user"
+    )
+
+
+def _typed_dict(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
+    if "__required_keys__" not in own or "__total__" not in own:
+        return None
+    keys = [sorted(own[name]) for name in ("__required_keys__", "__optional_keys__")]
+    names = {name for name in own if name.startswith("__")}
+    return [keys, _annotated(scope, cls, own)], names
