@@ -164,7 +164,7 @@ class Scope:
         """
         if self.tracer.ignored(where):
             return ["ignored"]
-        if isinstance(value, FunctionType | type | ModuleType | values.WRAPPERS):
+        if isinstance(value, (FunctionType, type, ModuleType, *values.WRAPPERS)):
             return self.value(value, where)
         number = self.tracer.add(
             (id(holder), label),
