@@ -4,7 +4,7 @@ AsyncDistilError
   UserError                  you must change the pipeline, its parameters or its data (a ValueError)
     GraphError               the wiring is wrong: a cycle, an unknown step, a missing column
     ParameterError           a parameter is unknown, missing or of the wrong type
-    MissingRequirement       a package that the pipeline asks for is not here (ModuleNotFoundError too)
+    MissingRequirement       a package it asks for is not here (a ModuleNotFoundError too)
     DataError                the data given to a loader can't be used
     StepError                the code of a step broke its contract or raised
     UnencodableValue         a row holds a value that no codec type covers (a TypeError too)
@@ -137,8 +137,12 @@ class RunStopped(AsyncDistilError):
     """The run ended early; what is done is kept and a rerun goes on from it."""
 
 
-class Interrupted(RunStopped):
-    """A signal or a cancellation asked the run to stop."""
+class Interrupted(RunStopped, KeyboardInterrupt):
+    """A signal or a cancellation asked the run to stop.
+
+    It is a ``KeyboardInterrupt`` too, so that a script that does not handle it ends as any
+    interrupted program does: with status 130.
+    """
 
 
 class FailureBudgetExceeded(RunStopped):

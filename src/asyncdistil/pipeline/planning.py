@@ -32,6 +32,7 @@ from asyncdistil.signature import (
 )
 from asyncdistil.steps.base import BaseStep
 from asyncdistil.steps.generator import GeneratorStep
+from asyncdistil.steps.metadata import METADATA_COLUMN
 from asyncdistil.steps.routing import RoutingBatchFunction
 from asyncdistil.steps.step import Step
 
@@ -173,7 +174,7 @@ def build_plan(pipeline: Pipeline, options: RunOptions) -> PreparedRun:
     data = _data_identities(made, naming.restarting)
     signature = wiring_signature(made.graph, made.routers)
     aggregated = aggregated_signature([n.identity for n in (*steps.values(), *routers.values())])
-    drop_columns = () if pipeline.enable_metadata else ("distilabel_metadata",)
+    drop_columns = () if pipeline.enable_metadata else (METADATA_COLUMN,)
     dry = options.dry_rows > 0
     return PreparedRun(
         name=pipeline.name + DRY_RUN_SUFFIX if dry else pipeline.name,
