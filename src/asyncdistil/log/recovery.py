@@ -1,0 +1,497 @@
+"""From the files of a store to what counts. Never truncates, never rewrites.
+
+The log is walked from the checkpoint, or from its beginning. At the first bad record, at LSN k,
+let W be the highest durable watermark found anywhere, also behind the bad record: k > W is the
+torn tail of a crash and the log ends before it; k <= W was acknowledged, so it is damage.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from asyncdistil.errors import CorruptRecord, StorageError
+from asyncdistil.log.checkpoint import Checkpoint, checkpoint_path
+from asyncdistil.log.commit_log import Tail
+from asyncdistil.log.files import Files
+from asyncdistil.log.index import (
+    COMMIT_TAG,
+    ROUTE_TAG,
+    Index,
+    decode_event,
+    pack_place,
+)
+from asyncdistil.log.names import commit_path
+from asyncdistil.log.record import (
+    FILE_HEADER_BYTES,
+    HEADER_BYTES,
+    FileHeader,
+    FileKind,
+    Header,
+    RecordType,
+    file_seed,
+    parse_file_header,
+    parse_header,
+    payload_fits,
+    stray_headers,
+)
+
+_WINDOW_BYTES = 8 << 20
+_HEADER_READ_BYTES = 4096
+
+
+class Hole(NamedTuple):
+    """Damaged bytes of the commit log that were given up on purpose.
+
+    Attributes:
+        number: Commit-log file.
+        start: First byte given up.
+        end: Byte at which the walk goes on.
+        lsn: LSN of the last record given up.
+        digest: What the record at ``end`` has as the hash of the header before it.
+    """
+
+    number: int
+    start: int
+    end: int
+    lsn: int
+    digest: int
+
+    def encode(self) -> bytes:
+        """Body of a REPAIR record."""
+        return _HOLE.pack(*self)
+
+
+_HOLE = struct.Struct("<QQQQQ")
+
+
+class Remainder(NamedTuple):
+    """Bytes of a file that do not count, to be copied to quarantine."""
+
+    path: Path
+    start: int
+    end: int
+
+
+class Pending(NamedTuple):
+    """A commit above the watermark, whose payload may not have reached the disk."""
+
+    lsn: int
+    place: int
+
+
+NO_TAIL = Tail(0, 0, 0, 0)
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What the files say.
+
+    Attributes:
+        store_id: Of the store, or ``None`` if there is none yet.
+        tail: Where the log ends.
+        next_number: First commit-log file number never used.
+        durable: Highest durable LSN that the files vouch for.
+        index: What the log says.
+        clean: Whether the last writer closed it.
+        next_segment: Lower bound for the next segment's number.
+        checkpoint: Open checkpoint that ``index`` reads from.
+        warnings: For the user, one sentence each.
+        remainders: Bytes that do not count.
+        holes: Damage newly given up.
+        pending: Commits above ``durable``.
+    """
+
+    store_id: bytes | None = None
+    tail: Tail = NO_TAIL
+    next_number: int = 1
+    durable: int = 0
+    index: Index = field(default_factory=Index)
+    clean: bool = True
+    next_segment: int = 1
+    checkpoint: Checkpoint | None = None
+    warnings: list[str] = field(default_factory=list)
+    remainders: list[Remainder] = field(default_factory=list)
+    holes: list[Hole] = field(default_factory=list)
+    pending: deque[Pending] = field(default_factory=deque)
+
+
+class _LogFile(NamedTuple):
+    number: int
+    size: int
+    header: FileHeader | None
+    digest: int
+
+
+def recover(
+    root: Path,
+    files: Files,
+    *,
+    exclusive: bool,
+    recompute: bool = False,
+    stop_lsn: int | None = None,
+) -> Recovered:
+    """Read a store.
+
+    Args:
+        root: Store directory.
+        files: The disk.
+        exclusive: Whether we hold the lock; else nothing is synced and a moving tail is fine.
+        recompute: Give up damaged records instead of refusing.
+        stop_lsn: End the log before this record, because its payload is torn.
+
+    Raises:
+        CorruptRecord: Acknowledged records are damaged or missing.
+        FormatError: The files are of a newer format.
+        StorageError: The disk failed while reading.
+    """
+    try:
+        return _Recovery(root, files, exclusive, recompute, stop_lsn).run()
+    except OSError as error:
+        raise StorageError(
+            f"{root} can't be read ({error.strerror}); see to the disk, then run again"
+        ) from error
+
+
+class _Recovery:
+    """One recovery; the fields are its state as it walks."""
+
+    def __init__(
+        self, root: Path, files: Files, exclusive: bool, recompute: bool, stop_lsn: int | None
+    ) -> None:
+        self._root = root
+        self._files = files
+        self._exclusive = exclusive
+        self._recompute = recompute
+        self._stop_lsn = stop_lsn
+        self._result = Recovered()
+        self._files_by_number: dict[int, _LogFile] = {}
+        self._known_holes: dict[tuple[int, int], Hole] | None = None
+        self._sealed = False
+
+    def run(self) -> Recovered:
+        """Walk everything and return what counts."""
+        result = self._result
+        self._open_checkpoint()
+        base = result.checkpoint.tail if result.checkpoint else NO_TAIL
+        names = self._files.listdir(self._root / "commits")
+        numbers = sorted(int(n[:-4]) for n in names if n.endswith(".adc") and n[:-4].isdecimal())
+        result.next_number = max([base.number, *numbers], default=0) + 1
+        chain = self._chain([n for n in numbers if n >= base.number], base.number)
+        if not self._adopt_checkpoint(chain):
+            # It promised more than the log has left, and that was given up: read everything.
+            base = NO_TAIL
+            chain = self._chain(numbers, 0)
+        if chain:
+            self._walk_chain(chain)
+        elif result.durable:
+            result.tail = Tail(0, 0, result.durable, 0)
+        ended_well = self._sealed or result.tail == base
+        result.clean = ended_well and not result.remainders
+        return result
+
+    def _open_checkpoint(self) -> None:
+        result = self._result
+        try:
+            result.checkpoint = Checkpoint(checkpoint_path(self._root), self._files)
+        except FileNotFoundError:
+            return
+        except CorruptRecord as error:
+            result.warnings.append(f"{error} (this time it was ignored)")
+            return
+        result.store_id = result.checkpoint.store_id
+        result.durable = result.checkpoint.tail.lsn
+
+    def _read_file_header(self, number: int) -> _LogFile:
+        fd = self._files.open_read(commit_path(self._root, number))
+        try:
+            size = self._files.size(fd)
+            data = self._files.pread(fd, _HEADER_READ_BYTES, 0)
+        finally:
+            self._files.close(fd)
+        parsed = parse_file_header(data, FileKind.COMMIT_LOG, number, self._result.store_id)
+        if parsed is None:
+            return _LogFile(number, size, None, 0)
+        self._result.store_id = parsed[0].store_id
+        self._result.durable = max(self._result.durable, parsed[0].durable)
+        return _LogFile(number, size, *parsed)
+
+    def _chain(self, numbers: list[int], oldest: int) -> list[_LogFile]:
+        """Files that count, oldest first, found by going back from the newest."""
+        by_number = self._files_by_number
+        for number in numbers:
+            by_number[number] = self._read_file_header(number)
+        number = 0
+        for found in sorted(by_number.values(), reverse=True):
+            if found.header is not None:
+                number = found.number
+                break
+            # The header is synced before anything follows it: a torn one stands alone.
+            if found.size > FILE_HEADER_BYTES:
+                self._damaged(found.number, 0, "its file header is damaged", None)
+        chain: list[_LogFile] = []
+        while number:
+            file = by_number.get(number)
+            if file is None or file.header is None:
+                self._damaged(number, 0, "the file is missing or its header is damaged", None)
+                break
+            chain.append(file)
+            if number == oldest:
+                break
+            number = file.header.previous_number
+        return chain[::-1]
+
+    def _adopt_checkpoint(self, chain: list[_LogFile]) -> bool:
+        """Use the checkpoint if the log really goes on from it."""
+        result, checkpoint = self._result, self._result.checkpoint
+        if checkpoint is None:
+            return True
+        tail = checkpoint.tail
+        if chain and chain[0].number == tail.number and chain[0].size >= tail.end:
+            result.index = checkpoint.index()
+            result.tail = tail
+            result.next_segment = checkpoint.summary.next_segment
+            return True
+        self._damaged(tail.number, tail.end, "the log ends before its checkpoint", tail.lsn)
+        checkpoint.close()
+        result.checkpoint = None
+        return False
+
+    def _walk_chain(self, chain: list[_LogFile]) -> None:
+        result = self._result
+        if result.checkpoint is None:
+            header = chain[0].header
+            assert header is not None
+            # Files before the first of the chain are gone only where damage was given up.
+            result.tail = Tail(chain[0].number, 0, header.base - 1, header.previous_digest)
+        for position, file in enumerate(chain):
+            follower = chain[position + 1].header if position + 1 < len(chain) else None
+            if not self._enter(file) or not self._walk_file(file, follower):
+                for later in chain[position + 1 :]:
+                    self._leave_out(later.number, 0, later.size)
+                return
+
+    def _enter(self, file: _LogFile) -> bool:
+        """Step over a file's header; ``False`` ends the log before it."""
+        header, tail = file.header, self._result.tail
+        assert header is not None
+        if tail.number == file.number and tail.end >= FILE_HEADER_BYTES:
+            return True  # the checkpoint lies in this file
+        if header.base == tail.lsn + 1 and header.previous_digest == tail.digest:
+            self._result.tail = Tail(file.number, FILE_HEADER_BYTES, tail.lsn, file.digest)
+            return True
+        before = self._files_by_number.get(tail.number, file)
+        if not self._judge(before, tail.end, tail.end, None, "records are missing", header):
+            return False
+        self._result.tail = Tail(file.number, FILE_HEADER_BYTES, header.base - 1, file.digest)
+        return True
+
+    def _walk_file(self, file: _LogFile, follower: FileHeader | None) -> bool:
+        """Walk one file up to where it counts; ``False`` ends the log."""
+        limit = file.size if follower is None else follower.previous_end
+        if self._exclusive and self._result.tail.end < file.size:
+            self._read_from_disk(file.number)
+        while (reason := self._walk_records(file.number, limit)) is not None:
+            header = self._header_at(file.number, self._result.tail.end)
+            if not self._judge(file, self._result.tail.end, limit, header, reason, follower):
+                return False
+        if follower is None and self._result.tail.lsn < self._result.durable:
+            return self._judge(file, limit, limit, None, "records are missing", None)
+        return True
+
+    def _walk_records(self, number: int, limit: int) -> str | None:
+        """Take in records up to ``limit``; the reason if one is bad."""
+        result = self._result
+        _, end, lsn, digest = result.tail
+        seed = file_seed(self._store_id(), FileKind.COMMIT_LOG, number)
+        stop_lsn = self._stop_lsn or 0
+        fd = self._files.open_read(commit_path(self._root, number))
+        window, start = b"", end
+        reason = None
+        try:
+            while end < limit:
+                at = end - start
+                header = parse_header(window, at, seed)
+                if header is None or at + header.size > len(window):
+                    size = min(max(_WINDOW_BYTES, header.size if header else 0), limit - end)
+                    window, start, at = self._files.pread(fd, size, end), end, 0
+                    header = parse_header(window, 0, seed)
+                if header is None or header.size > len(window) - at:
+                    reason = "its header is damaged, or the file ends within it"
+                    break
+                if header.position != lsn + 1 or header.previous != digest:
+                    reason = f"a record with LSN {header.position} stands there"
+                    break
+                if lsn + 1 == stop_lsn:
+                    reason = "the rows that it names did not reach the disk"
+                    break
+                payload = memoryview(window)[at + HEADER_BYTES : at + header.size]
+                if not payload_fits(header, payload, seed):
+                    reason = "its checksum does not fit"
+                    break
+                lsn += 1
+                self._take(header, lsn, pack_place(number, end), payload)
+                end += header.size
+                digest = header.digest
+        finally:
+            self._files.close(fd)
+        result.tail = Tail(number, end, lsn, digest)
+        return reason
+
+    def _take(self, header: Header, lsn: int, place: int, payload: memoryview) -> None:
+        """Take in one intact record."""
+        result, tag = self._result, header.type
+        result.durable = max(result.durable, header.durable)
+        self._sealed = False
+        if tag in {COMMIT_TAG, ROUTE_TAG}:
+            result.index.locate(tag, bytes(payload[: header.meta_bytes]), lsn, place)
+            if self._exclusive and tag == COMMIT_TAG:
+                pending = result.pending
+                while pending and pending[0].lsn <= result.durable:
+                    pending.popleft()
+                if lsn > result.durable:
+                    pending.append(Pending(lsn, place))
+        elif tag < RecordType.FILE:
+            body = payload[header.meta_bytes : header.meta_bytes + header.body_bytes]
+            result.index.apply(lsn, decode_event(body))  # type: ignore[arg-type]
+        elif tag == RecordType.SEAL:
+            self._sealed = True
+
+    def _judge(
+        self,
+        file: _LogFile,
+        offset: int,
+        limit: int,
+        header: Header | None,
+        reason: str,
+        follower: FileHeader | None,
+    ) -> bool:
+        """Decide about a bad record at ``offset``: ``False`` if the log ends before it.
+
+        Raises:
+            CorruptRecord: It is damage.
+        """
+        result = self._result
+        bad_lsn = result.tail.lsn + 1
+        hole = self._hole(file.number, offset)
+        if hole is None:
+            for stray in self._strays(file.number, offset):
+                result.durable = max(result.durable, stray.durable)
+            if bad_lsn > result.durable:
+                self._leave_out(file.number, offset, file.size)
+                return False
+            self._damaged(file.number, offset, reason, bad_lsn, header)
+            hole = self._next_intact(file.number, offset, limit, follower)
+            result.holes.append(hole)
+            self._leave_out(file.number, offset, hole.end)
+        result.tail = Tail(file.number, hole.end, hole.lsn, hole.digest)
+        return True
+
+    def _next_intact(
+        self, number: int, offset: int, limit: int, follower: FileHeader | None
+    ) -> Hole:
+        """Where to go on behind damage."""
+        data = self._read(number, offset, limit)
+        seed = file_seed(self._store_id(), FileKind.COMMIT_LOG, number)
+        for at, header in stray_headers(data, 0, seed):
+            payload = data[at + HEADER_BYTES : at + header.size]
+            if header.position > self._result.tail.lsn and payload_fits(header, payload, seed):
+                if at == 0:
+                    continue  # intact but out of place: the damage is what is missing before it
+                return Hole(number, offset, offset + at, header.position - 1, header.previous)
+        if follower is not None:
+            return Hole(number, offset, limit, follower.base - 1, follower.previous_digest)
+        return Hole(number, offset, limit, max(self._result.durable, self._result.tail.lsn), 0)
+
+    def _hole(self, number: int, offset: int) -> Hole | None:
+        """Damage at this place that was given up before."""
+        if self._known_holes is None:
+            self._known_holes = {}
+            for other in sorted(self._files_by_number):
+                data = self._read(other, 0, self._files_by_number[other].size)
+                seed = file_seed(self._store_id(), FileKind.COMMIT_LOG, other)
+                for at, header in stray_headers(data, 0, seed, kind=RecordType.REPAIR):
+                    payload = data[at + HEADER_BYTES : at + header.size]
+                    if payload_fits(header, payload, seed):
+                        hole = Hole(*_HOLE.unpack_from(payload, header.meta_bytes))
+                        self._known_holes[hole.number, hole.start] = hole
+        return self._known_holes.get((number, offset))
+
+    def _strays(self, number: int, offset: int) -> Iterator[Header]:
+        """Intact headers at or behind a place, in this file and in all later ones."""
+        for other, file in self._files_by_number.items():
+            if other >= number:
+                start = offset if other == number else 0
+                data = self._read(other, start, file.size)
+                seed = file_seed(self._store_id(), FileKind.COMMIT_LOG, other)
+                for _, header in stray_headers(data, 0, seed):
+                    yield header
+
+    def _header_at(self, number: int, offset: int) -> Header | None:
+        seed = file_seed(self._store_id(), FileKind.COMMIT_LOG, number)
+        return parse_header(self._read(number, offset, offset + HEADER_BYTES), 0, seed)
+
+    def _read(self, number: int, start: int, end: int) -> bytes:
+        fd = self._files.open_read(commit_path(self._root, number))
+        try:
+            return self._files.pread(fd, end - start, start) if end > start else b""
+        finally:
+            self._files.close(fd)
+
+    def _read_from_disk(self, number: int) -> None:
+        """Make sure that the walk sees what is on the disk, not what failed to get there."""
+        fd = self._files.open_read(commit_path(self._root, number))
+        try:
+            self._files.fdatasync(fd)
+            self._files.drop_cached(fd)
+        finally:
+            self._files.close(fd)
+
+    def _store_id(self) -> bytes:
+        assert self._result.store_id is not None
+        return self._result.store_id
+
+    def _leave_out(self, number: int, start: int, end: int) -> None:
+        if end > start:
+            path = commit_path(self._root, number)
+            self._result.remainders.append(Remainder(path, start, end))
+
+    def _damaged(
+        self, number: int, offset: int, reason: str, lsn: int | None, header: Header | None = None
+    ) -> None:
+        """Refuse, or note that damage is given up."""
+        path = str(commit_path(self._root, number))
+        place = f"{path}: damage at offset {offset}"
+        if lsn is not None:
+            place += f", LSN {lsn}"
+        if header is not None and header.type == COMMIT_TAG:
+            place += self._step_of(number, offset, header)
+        message = f"{place}: {reason}. It was acknowledged, so finished work is at stake"
+        if self._recompute:
+            self._result.warnings.append(f"{message}; what is lost is recomputed")
+            return
+        self._refuse(message, path, offset, lsn)
+
+    def _refuse(self, message: str, path: str, offset: int, lsn: int | None) -> NoReturn:
+        if self._result.checkpoint is not None:
+            self._result.checkpoint.close()
+        raise CorruptRecord(
+            f"{message}. Restore the file from a backup, or recompute what is lost: run "
+            '`asyncdistil cache repair`, or pass on_corruption="recompute" to run()',
+            path=path,
+            offset_bytes=offset,
+            lsn=lsn,
+        )
+
+    def _step_of(self, number: int, offset: int, header: Header) -> str:
+        """Name the step of a damaged commit, as far as its bytes still tell."""
+        start = offset + HEADER_BYTES
+        lineage = self._read(number, start, start + header.meta_bytes)
+        with suppress(KeyError):
+            return f", a commit of step {self._result.index.step_defs[lineage].step!r}"  # type: ignore[index]
+        return ", a commit"

@@ -1,0 +1,141 @@
+"""What a store holds, to be asked. Shared by the writer's and the readers' side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from asyncdistil.batch import Digest, Lsn, RowSlice, RunId, StepName
+from asyncdistil.errors import CorruptRecord
+from asyncdistil.log.events import Commit, Emit, Route, RunBegin, RunEnd, StepDef
+from asyncdistil.log.files import Files
+from asyncdistil.log.index import Index, Located
+from asyncdistil.log.log_reader import LogReader
+from asyncdistil.log.segment import SegmentReader
+
+
+class StoreView:
+    """Questions about a store. Not for use from several threads at once.
+
+    Attributes:
+        id: 16 bytes that seed every hash of the store.
+        root: Its directory.
+        warnings: What recovery had to say, for the user.
+    """
+
+    def __init__(
+        self, root: Path, store_id: bytes, files: Files, index: Index, *, skip_damaged: bool
+    ) -> None:
+        self.id = store_id
+        self.root = root
+        self.warnings: list[str] = []
+        self._files = files
+        self._index = index
+        self._skip_damaged = skip_damaged
+        self._reader = LogReader(root, store_id, files)
+
+    def commits(self, lineage: Digest) -> list[tuple[Lsn, Commit]]:
+        """Commits of a lineage by ascending LSN, without those that ``gc`` dropped.
+
+        In a store opened with ``on_corruption="recompute"`` every payload is read and those
+        that are damaged are left out.
+
+        Raises:
+            CorruptRecord: A record is damaged.
+        """
+        index = self._index
+        found = self._events(index.table(lineage).commits)
+        commits = [(lsn, commit) for lsn, commit in found if isinstance(commit, Commit)]
+        if index.tombstones:
+            commits = [item for item in commits if item[0] not in index.tombstones]
+        if index.moved:
+            commits = [(lsn, self._moved(commit)) for lsn, commit in commits]
+        if self._skip_damaged:
+            commits = self._undamaged(commits)
+        return commits
+
+    def routes(self, lineage: Digest) -> dict[Digest, tuple[StepName, ...]]:
+        """Newest decision of a router by content digest of the batch.
+
+        Raises:
+            CorruptRecord: A record is damaged.
+        """
+        found = self._events(self._index.table(lineage).routes)
+        return {event.input_digest: event.chosen for _, event in found if isinstance(event, Route)}
+
+    def step_def(self, lineage: Digest) -> bytes | None:
+        """Preimage of a lineage."""
+        found = self._index.step_defs.get(lineage)
+        return None if found is None else found.definition
+
+    def step_defs(self) -> dict[Digest, StepDef]:
+        """All lineages ever defined."""
+        return dict(self._index.step_defs)
+
+    def step_done(self, lineage: Digest, data_identity: Digest) -> tuple[Lsn, RunId] | None:
+        """Newest time that a step committed all of its output."""
+        return self._index.done.get((lineage, data_identity))
+
+    def outcome(self, lineage: Digest, key: Digest) -> str | None:
+        """What became of an outside effect, ``None`` if that is not known."""
+        return self._index.outcomes.get((lineage, key))
+
+    def intended(self, lineage: Digest, key: Digest) -> bool:
+        """Whether an outside effect was begun and its outcome is not known."""
+        return (lineage, key) in self._index.intents
+
+    def last_run(self) -> tuple[RunBegin, RunEnd | None] | None:
+        """The newest run and how it ended, ``None`` for its end while it is open."""
+        return self.runs()[-1] if self._index.runs else None
+
+    def runs(self) -> list[tuple[RunBegin, RunEnd | None]]:
+        """All runs, oldest first; one that was taken up again stands there each time."""
+        index = self._index
+        newest = {begin.run: lsn for lsn, begin in index.runs}
+        return [
+            (begin, index.ends.get(begin.run) if newest[begin.run] == lsn else None)
+            for lsn, begin in index.runs
+        ]
+
+    def emits(self, key: Digest) -> list[Emit]:
+        """Datasets that a run with this key emitted, oldest first."""
+        return list(self._index.emits.get(key, ()))
+
+    def reader(self) -> SegmentReader:
+        """A reader of this store's rows; close it when done."""
+        return SegmentReader(self.root, self.id, self._files)
+
+    def _events(self, located: Located) -> Iterator[tuple[Lsn, msgspec.Struct]]:
+        return self._reader.events(located.lsns, located.places, skip_damaged=self._skip_damaged)
+
+    def _moved(self, commit: Commit) -> Commit:
+        current = self._index.current
+        return msgspec.structs.replace(
+            commit,
+            outputs=tuple(map(current, commit.outputs)),
+            inputs=tuple(
+                tuple(RowSlice(current(s.ref), s.start, s.stop) for s in port)
+                for port in commit.inputs
+            ),
+        )
+
+    def _undamaged(self, commits: list[tuple[Lsn, Commit]]) -> list[tuple[Lsn, Commit]]:
+        kept = []
+        reader = self.reader()
+        try:
+            for lsn, commit in commits:
+                try:
+                    for ref in commit.outputs:
+                        reader.verify(ref)
+                except CorruptRecord as error:
+                    self.warnings.append(f"{error} (it is left out and recomputed)")
+                else:
+                    kept.append((lsn, commit))
+        finally:
+            reader.close()
+        return kept
+
+    def _close_view(self) -> None:
+        self._reader.close()
