@@ -61,15 +61,8 @@ def save(
     folders = {folder_name(config): config for config in distiset}
     for folder, config in folders.items():
         datasets = distiset[config]
-        shards: Any = sharding.num_shards
-        if shards is not None and isinstance(datasets, dict):
-            shards = dict.fromkeys(datasets, shards)
         datasets.save_to_disk(
-            f"{path}/{folder}",
-            max_shard_size=sharding.max_shard_size,
-            num_shards=shards,
-            num_proc=sharding.num_proc,
-            storage_options=storage_options,
+            f"{path}/{folder}", storage_options=storage_options, **_sharded(datasets, sharding)
         )
     files, root = _file_system(path, storage_options)
     configs = f"{root}/{CONFIGS_FOLDER}"
@@ -89,6 +82,23 @@ def save(
     artifacts = distiset.artifacts_path
     if artifacts is not None and artifacts.is_dir():
         _put_folder(files, artifacts, f"{root}/{ARTIFACTS_FOLDER}")
+
+
+def _sharded(value: Any, sharding: Sharding) -> dict[str, Any]:
+    """Arguments of ``save_to_disk`` for a Dataset or a DatasetDict."""
+    splits = value if isinstance(value, dict) else {"": value}
+    shards = dict.fromkeys(splits, sharding.num_shards)
+    max_shard_size = sharding.max_shard_size
+    for split, dataset in splits.items():
+        if not len(dataset):
+            # datasets writes no file for no rows, and then cannot load it. The two ways to say
+            # how many files there should be exclude each other.
+            shards[split], max_shard_size = 1, None
+    return {
+        "max_shard_size": max_shard_size,
+        "num_shards": shards if isinstance(value, dict) else shards[""],
+        "num_proc": sharding.num_proc,
+    }
 
 
 def load(

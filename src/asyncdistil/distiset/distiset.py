@@ -103,15 +103,15 @@ class Distiset(LazyDatasets):
         Raises:
             ParameterError: ``train_size`` is not between 0 and 1.
             DataError: A configuration has been split already.
+            ValueError: So few rows leave nothing for ``train``.
         """
         if not 0 < train_size < 1:
             raise ParameterError(f"train_size must be between 0 and 1, it is {train_size}")
+        from asyncdistil.distiset.splits import train_and_test
+
         for config in self:
             (dataset,) = self._unsplit(config).values()
-            self[config] = dataset.train_test_split(
-                # In memory, or the shuffled positions would be written beside the stored rows.
-                train_size=train_size, shuffle=shuffle, seed=seed, keep_in_memory=True,
-            )  # fmt: skip
+            self[config] = train_and_test(dataset, train_size, shuffle=shuffle, seed=seed)
         return self
 
     def transform_columns_to_image(self, columns: str | Sequence[str]) -> Distiset:

@@ -113,7 +113,10 @@ class StoredTable:
             import pyarrow as pa
 
             self._verify()
-            self._table = pa.concat_tables([_mapped(path) for path, _ in self._files])
+            streams = [_batches(path) for path, _ in self._files]
+            batches = [batch for _, each in streams for batch in each]
+            # Not concat_tables: it forgets how many rows a table without columns has.
+            self._table = pa.Table.from_batches(batches, streams[0][0])
         return self._table
 
     def dataset(self) -> datasets.Dataset:
@@ -123,10 +126,15 @@ class StoredTable:
             CorruptRecord: A file is gone, or is not what was written.
         """
         import datasets
+        import pyarrow as pa
         from datasets.table import MemoryMappedTable, concat_tables
 
         self._verify()
-        tables = [MemoryMappedTable(_mapped(path), str(path)) for path, _ in self._files]
+        tables = []
+        for path, _ in self._files:
+            schema, batches = _batches(path)
+            table = pa.Table.from_batches(batches, schema)
+            tables.append(MemoryMappedTable(table, str(path)))
         return datasets.Dataset(
             concat_tables(tables) if len(tables) > 1 else tables[0],
             split=datasets.NamedSplit(SPLIT),
@@ -170,11 +178,12 @@ def table_of_dataset(dataset: Any) -> pa.Table:
     return table
 
 
-def _mapped(path: Path) -> pa.Table:
+def _batches(path: Path) -> tuple[pa.Schema, list[pa.RecordBatch]]:
+    """Schema and record batches of a stream, which point into the mapped file."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
-        return stream.read_all()
+        return stream.schema, list(stream)
 
 
 def _digest(path: Path) -> Digest:
