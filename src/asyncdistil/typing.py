@@ -13,6 +13,10 @@ class StepInputMark:
 
     __slots__ = ()
 
+    def __signature__(self) -> str:
+        """What counts of the mark in the identity of code that uses it."""
+        return "StepInput"
+
 
 StepInput: TypeAlias = Annotated[list[Row], StepInputMark()]
 """Rows handed to ``process``: one list per input port."""

@@ -45,6 +45,10 @@ class RuntimeParameterMark:
         # By name, so that a field definition that travels to a worker keeps the one object.
         return self._name
 
+    def __signature__(self) -> str:
+        """What counts of the mark in the identity of a class that uses it."""
+        return self._name
+
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, overload
 
 from pydantic import BaseModel as PydanticModel
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, SecretBytes, SecretStr
@@ -21,6 +21,9 @@ from asyncdistil.steps.routing import RoutingBatchFunction
 from asyncdistil.steps.rows import FailedRow, describe_failure
 from asyncdistil.steps.wiring import Routed, connect
 from asyncdistil.typing import StepColumns
+
+if TYPE_CHECKING:
+    from asyncdistil.signature import CodeFingerprint, Identity
 
 _T = TypeVar("_T", bound="BaseStep | list[Any]")
 _NAME_PATTERN = r"^[a-zA-Z0-9_-]*$"
@@ -223,31 +226,20 @@ class BaseStep(HasRuntimeParameters):
         """Functions that the step runs and that hang on no field, by a name for each."""
         return {}
 
-    def identity(self) -> Any:
+    def identity(self) -> "Identity":
         """Name the step by everything of its own that can change its rows.
 
-        Returns:
-            A `asyncdistil.signature.Identity`.
+        Its ``uncacheable`` says why the rows can't be reused later, if they can't.
         """
         from asyncdistil.steps.identity import identity_of
 
         return identity_of(self)
 
-    def code(self) -> Any:
-        """Fingerprint all of the user's code that the step runs.
-
-        Returns:
-            A `asyncdistil.signature.CodeFingerprint`, or ``None`` if all its code is the library's.
-        """
+    def code(self) -> "CodeFingerprint | None":
+        """Fingerprint all of the user's code that the step runs; ``None`` if there is none."""
         from asyncdistil.steps.identity import code_of
 
         return code_of(self)
-
-    def uncacheable(self) -> list[str]:
-        """Say why the rows of the step can't be reused later; empty if they can."""
-        from asyncdistil.steps.identity import uncacheable_reasons
-
-        return uncacheable_reasons(self)
 
     def secrets(self) -> list[str]:
         """Texts that must never be in a message or a file."""

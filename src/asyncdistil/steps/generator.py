@@ -1,6 +1,6 @@
 """`GeneratorStep`: rows out of nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveInt
@@ -70,7 +70,13 @@ class GeneratorStep(BaseStep):
             StepError: The step broke its contract; says how.
         """
         mapping = self.mapping()
-        for made in self.process(offset=offset):
+        work: Any = self.process(offset=offset)
+        if not isinstance(work, Iterable):
+            raise StepError(
+                f"`process` of generator {self.name!r} returned a {type(work).__name__}: it must "
+                f"yield (rows, last)"
+            )
+        for made in work:
             if not (
                 isinstance(made, tuple)
                 and len(made) == 2
@@ -92,7 +98,7 @@ class GeneratorStep(BaseStep):
         Override it where the rows come from outside of the fields: a digest of a file, a
         version of a table. ``None`` runs the generator every time.
         """
-        if not self.reads_only_fields or self.uncacheable():
+        if not self.reads_only_fields:
             return None
-        digest: bytes = self.identity().digest
-        return digest
+        identity = self.identity()
+        return None if identity.uncacheable else identity.digest

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr
-from xxhash import xxh3_128_digest
 
-from asyncdistil.batch import Digest
-from asyncdistil.codec import canonical_bytes
 from asyncdistil.signature import CodeFingerprint, Identity, fingerprint, step_identity
 
 if TYPE_CHECKING:
@@ -40,21 +38,15 @@ def is_library(obj: type | Callable[..., Any]) -> bool:
     return module == _PACKAGE or module.startswith(_PACKAGE + ".")
 
 
-class Unstable(Exception):
-    """A value has no stable identity; caught where the field's name is known."""
-
-
 def semantic_value(value: Any) -> Any:
-    """Return a value as plain data that the codec takes, secrets left out.
+    """Return a value as plain data, secrets left out, code by its name.
 
-    Raises:
-        Unstable: It is a live object without ``__signature__()`` or ``identity_fields()``.
+    What is none of the known kinds stays as it is: where keys are made it is named as the reason
+    why the step has no stable identity.
     """
     match value:
-        case None | bool() | int() | float() | str() | bytes() if not isinstance(value, Enum):
+        case Enum() | str() | bytes():
             return value
-        case Enum():
-            return [type(value).__qualname__, semantic_value(value.value)]
         case SecretStr() | SecretBytes():
             return None
         case PurePath():
@@ -63,70 +55,46 @@ def semantic_value(value: Any) -> Any:
             return [value.pattern, value.flags]
         case Mapping():
             return {
-                key if isinstance(key, str) else semantic_value(key): semantic_value(item)
+                key: semantic_value(item)
                 for key, item in value.items()
+                if not isinstance(item, SecretStr | SecretBytes)
             }
         case list():
             return [semantic_value(item) for item in value]
         case tuple():
             return tuple(semantic_value(item) for item in value)
-        case set() | frozenset():
-            return frozenset(semantic_value(item) for item in value)
     return _object_value(value)
 
 
 def _object_value(value: Any) -> Any:
     if isinstance(value, type):
-        own = {"class": value.__qualname__}
         if issubclass(value, BaseModel):
             # A class used as a schema: what it accepts is what counts.
-            return own | {"schema": value.model_json_schema()}
-        return own | {"code": fingerprint(value).digest}
-    if callable(getattr(value, "__signature__", None)):
-        return [type(value).__qualname__, semantic_value(value.__signature__())]
-    if callable(getattr(value, "identity_fields", None)):
-        return [type(value).__qualname__, semantic_value(value.identity_fields())]
+            return {"class": value.__qualname__, "schema": value.model_json_schema()}
+        return {"class": value.__qualname__}
+    if callable(own := getattr(value, "__signature__", None)):
+        return [type(value).__qualname__, semantic_value(own())]
+    if callable(own := getattr(value, "identity_fields", None)):
+        return [type(value).__qualname__, semantic_value(own())]
     if isinstance(value, BaseModel):
         ignored: Collection[str] = getattr(value, "signature_ignore", ())
         fields = {name: getattr(value, name) for name in type(value).model_fields}
-        return [
-            type(value).__qualname__,
-            {
-                name: semantic_value(item)
-                for name, item in fields.items()
-                if name not in ignored and not isinstance(item, SecretStr | SecretBytes)
-            },
-        ]
+        kept = {name: item for name, item in fields.items() if name not in ignored}
+        return [type(value).__qualname__, semantic_value(kept)]
     if callable(value) and hasattr(value, "__qualname__"):
-        return {"function": value.__qualname__, "code": fingerprint(value).digest}
-    if type(value).__module__ in {"datetime", "decimal", "uuid"}:
-        return value  # the codec has types for these
-    raise Unstable(f"a {type(value).__module__}.{type(value).__qualname__} has no stable identity")
+        return {"function": value.__qualname__}
+    return value
 
 
-def semantic_fields(step: BaseStep) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields that enter the key, and why some of them can't.
-
-    Returns:
-        Field name to plain value, and one sentence per field that has no stable identity. Such a
-        field stands in the key with its type only.
-    """
-    fields: dict[str, Any] = {}
-    reasons: list[str] = []
+def semantic_fields(step: BaseStep) -> dict[str, Any]:
+    """Return the fields that can change the rows of a step, as plain data."""
     ignored = OPERATIONAL_FIELDS | step.operational_fields() | set(step.signature_ignore)
-    for name in type(step).model_fields:
-        value = getattr(step, name)
-        if name in ignored or isinstance(value, SecretStr | SecretBytes):
-            continue
-        try:
-            fields[name] = semantic_value(value)
-        except Unstable as why:
-            fields[name] = {"type": type(value).__qualname__}
-            reasons.append(
-                f"field {name!r} of step {step.name!r}: {why}; give its class __signature__(), "
-                f"or name the field in signature_ignore if it can't change the rows"
-            )
-    return fields, reasons
+    fields = {name: getattr(step, name) for name in type(step).model_fields}
+    return {
+        name: semantic_value(value)
+        for name, value in fields.items()
+        if name not in ignored and not isinstance(value, SecretStr | SecretBytes)
+    }
 
 
 def code_roots(step: BaseStep) -> Iterator[tuple[str, type | Callable[..., Any]]]:
@@ -171,45 +139,24 @@ def _roots_in(path: str, value: Any) -> Iterator[tuple[str, type | Callable[...,
 
 def code_of(step: BaseStep) -> CodeFingerprint | None:
     """Fingerprint all of the user's code that a step runs; ``None`` if there is none."""
-    found = {
-        path: fingerprint(root, ignore=step.signature_ignore) for path, root in code_roots(step)
-    }
-    if not found:
+    roots = dict(code_roots(step))
+    if not roots:
         return None
-    if list(found) == ["step"]:
-        return found["step"]
-    return _joined(found)
-
-
-def _joined(found: Mapping[str, CodeFingerprint]) -> CodeFingerprint:
-    """Make one fingerprint of several; every part keeps its path as a prefix."""
-    digests = {path: code.digest for path, code in found.items()}
-    return CodeFingerprint(
-        digest=Digest(xxh3_128_digest(canonical_bytes("asyncdistil/step code/1", digests))),
-        parts={f"{path}:{k}": v for path, code in found.items() for k, v in code.parts.items()},
-        sources={f"{path}:{k}": v for path, code in found.items() for k, v in code.sources.items()},
-        modules=tuple(sorted({name for code in found.values() for name in code.modules})),
-        uncacheable=tuple(
-            dict.fromkeys(reason for code in found.values() for reason in code.uncacheable)
-        ),
-    )
+    first = next(iter(roots))
+    whole: Any = roots.pop(first)
+    if roots:
+        # One object that reaches them all, each under the name of its place.
+        whole = partial(whole, **roots)
+    return fingerprint(whole, ignore=step.signature_ignore)
 
 
 def identity_of(step: BaseStep) -> Identity:
     """Name a step by everything of its own that can change its rows."""
-    fields, _ = semantic_fields(step)
     return step_identity(
         name=step.name,
         kind=step.kind(),
         qualname=type(step).__qualname__,
         version=step.version,
-        fields=fields,
+        fields=semantic_fields(step),
         code=code_of(step),
     )
-
-
-def uncacheable_reasons(step: BaseStep) -> list[str]:
-    """Say why the rows of a step can't be reused in a later run; empty if they can."""
-    _, reasons = semantic_fields(step)
-    code = code_of(step)
-    return reasons + list(code.uncacheable if code is not None else ())
