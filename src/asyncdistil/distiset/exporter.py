@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from importlib import import_module
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,10 +22,7 @@ from asyncdistil.errors import AsyncDistilError, PeerClosed
 from asyncdistil.log.names import name_digest
 from asyncdistil.log.segment import SegmentReader
 from asyncdistil.transport import Channel
-from asyncdistil.transport.messages import Export, Exported, Fatal, Finish, Load
-
-if TYPE_CHECKING:
-    from asyncdistil.distiset.writer import LeafWriter
+from asyncdistil.transport.messages import Export, Exported, Fatal, Finish, Load, ToWorker
 
 _EXPORTS = "exports"
 
@@ -32,7 +31,8 @@ def serve(channel: Channel, load: Load) -> None:
     """Write the rows of one leaf until `Finish`, then answer `Exported`.
 
     The files are ``exports/<run id>/<digest of the leaf's name>-<number>.arrow`` in the store. An
-    error that a retry would not mend (disk full, damaged rows) is answered with `Fatal`.
+    error that a retry would not mend (disk full, damaged rows) is answered with `Fatal`. `Finish`
+    is left in the channel for the worker, which answers it and exits.
 
     Args:
         channel: To the supervisor; `Load` was received.
@@ -49,25 +49,28 @@ def serve(channel: Channel, load: Load) -> None:
     except PeerClosed:
         raise
     except Exception as error:
-        channel.send(_fatal(error, load))
+        channel.send(_fatal(error))
 
 
 def _export(channel: Channel, load: Load) -> Exported:
-    store = Path(load.store)
     columns = msgspec.msgpack.decode(load.payload, type=list[str]) if load.payload else []
-    slices = _slices(channel)
-    # Waits for the first message before it needs the import above.
-    first = next(slices, None)
+    with closing(_slices(channel)) as slices:
+        # Waits for the first message before it needs what is being imported.
+        first = tuple(islice(slices, 1))
+        return _write(load, columns, chain(first, slices))
+
+
+def _write(load: Load, columns: list[str], slices: Iterable[RowSlice]) -> Exported:
     from asyncdistil.distiset.writer import LeafWriter
 
     folder = f"{_EXPORTS}/{load.run}"
+    store = Path(load.store)
     writer = LeafWriter(store, folder, name_digest(load.step), columns=columns)
     reader = SegmentReader(store, load.store_id)
     try:
-        if first is not None:
-            _add(writer, reader, first)
         for each in slices:
-            _add(writer, reader, each)
+            size_bytes = each.ref.length * each.rows // each.ref.rows
+            writer.add(reader.rows(each), size_bytes)
         return Exported(*writer.finish())
     except BaseException:
         writer.abandon()
@@ -76,23 +79,25 @@ def _export(channel: Channel, load: Load) -> Exported:
         reader.close()
 
 
-def _slices(channel: Channel) -> Iterator[RowSlice]:
-    while True:
-        for message in channel.receive():
-            match message:
-                case Export(slices=slices):
-                    yield from slices
-                case Finish():
+def _slices(channel: Channel) -> Generator[RowSlice, None, None]:
+    received: deque[ToWorker] = deque()
+    try:
+        while True:
+            received.extend(channel.receive())
+            while received:
+                message = received[0]
+                if isinstance(message, Finish):
                     return
+                received.popleft()
+                if isinstance(message, Export):
+                    yield from message.slices
+    finally:
+        channel.put_back(list(received))
 
 
-def _add(writer: LeafWriter, reader: SegmentReader, rows: RowSlice) -> None:
-    writer.add(reader.rows(rows), rows.ref.length * rows.rows // rows.ref.rows)
-
-
-def _fatal(error: Exception, load: Load) -> Fatal:
+def _fatal(error: Exception) -> Fatal:
     kind = "StorageError" if isinstance(error, OSError) else type(error).__name__
-    what = f"the dataset of step {load.step!r} could not be written: {error}"
+    what = f"the dataset could not be written: {error}"
     if isinstance(error, OSError):
         what += " (free space or mend the disk, then run again: finished rows are kept)"
     elif not isinstance(error, AsyncDistilError):
