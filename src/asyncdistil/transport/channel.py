@@ -35,6 +35,7 @@ class Channel:
         self._frames: FrameReader[ToWorker] = FrameReader(TO_WORKER)
         self._sending = threading.Lock()
         self._out = bytearray()
+        self._returned: list[ToWorker] = []
 
     def fileno(self) -> int:
         """Descriptor to wait on; readable when `receive` has something to do."""
@@ -64,6 +65,9 @@ class Channel:
             TransportError: The other side broke the protocol.
         """
         frames = self._frames
+        if self._returned:
+            messages, self._returned = self._returned, []
+            return messages
         while True:
             if frames.broken is not None:
                 raise frames.broken
@@ -81,8 +85,14 @@ class Channel:
             if messages:
                 return messages
 
+    def put_back(self, messages: list[ToWorker]) -> None:
+        """Return messages that were received and not used; the next `receive` gives them first."""
+        self._returned = [*messages, *self._returned]
+
     def wait(self, seconds: float) -> bool:
         """Whether something to receive came within ``seconds``; the end of the stream counts."""
+        if self._returned:
+            return True
         poll = select.poll()
         poll.register(self._sock.fileno(), select.POLLIN)
         return bool(poll.poll(max(0, int(seconds * 1000))))

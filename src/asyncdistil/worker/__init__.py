@@ -1,1 +1,1 @@
-"""The worker room; its front door is written with the room."""
+"""One child process that runs one replica of a step: ``python -P -m asyncdistil.worker``."""

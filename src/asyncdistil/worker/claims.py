@@ -1,0 +1,259 @@
+"""Ask the supervisor for sample numbers and permits, from any thread and any event loop.
+
+Implements the protocols of `asyncdistil.transport.brokers` over the worker's socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from asyncdistil.errors import ModelRateLimited, TransportError
+from asyncdistil.transport.brokers import UNLIMITED, Observation, RateLimits
+from asyncdistil.transport.messages import Claim, Claimed, Granted, PermitRequest
+from asyncdistil.worker.mailbox import Mailbox, Reply
+
+Samples = tuple[tuple[int, ...], ...]
+
+GIVE_UP = "give-up"
+"""`Granted.reason` by which the supervisor says that waiting is pointless."""
+
+
+class SocketClaims:
+    """A `ClaimBroker` over the socket."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._numbers = itertools.count(1)
+        self._open: dict[int, Future[Samples]] = {}
+
+    def claim(self, keys: Sequence[bytes], counts: Sequence[int], *, lease: int) -> Samples:
+        """See `ClaimBroker.claim`."""
+        return self._ask(keys, counts, lease).result()
+
+    async def aclaim(self, keys: Sequence[bytes], counts: Sequence[int], *, lease: int) -> Samples:
+        """See `ClaimBroker.aclaim`."""
+        return await asyncio.wrap_future(self._ask(keys, counts, lease))
+
+    def settle(self, reply: Claimed) -> None:
+        """Pass an answer on to whoever asked."""
+        future = self._open.pop(reply.claim, None)
+        if future is not None and future.set_running_or_notify_cancel():
+            future.set_result(reply.samples)
+
+    def fail(self, error: TransportError) -> None:
+        """Tell everyone who waits that no answer will come."""
+        for number in [*self._open]:
+            future = self._open.pop(number, None)
+            if future is not None and future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+    def _ask(self, keys: Sequence[bytes], counts: Sequence[int], lease: int) -> Future[Samples]:
+        self._mailbox.expect_replies()
+        number = next(self._numbers)
+        future: Future[Samples] = Future()
+        self._open[number] = future
+        self._mailbox.channel.send(Claim(number, lease, tuple(keys), tuple(counts)))
+        return future
+
+
+@dataclass(slots=True)
+class _Governor:
+    """What this worker knows of one permit pool."""
+
+    limits: RateLimits
+    waiting: deque[Future[None]] = field(default_factory=deque)
+    asked: bool = False
+    paused_until: float = 0.0
+    # Seen since the last report:
+    returned: int = 0
+    succeeded: int = 0
+    throttled: int = 0
+    failed: int = 0
+    retry_after_seconds: float = 0.0
+    latency_seconds: float = 0.0
+    tokens: int = 0
+
+    def has_news(self) -> bool:
+        return bool(self.returned or self.throttled or self.failed)
+
+
+class SocketPermits:
+    """A `PermitBroker` over the socket.
+
+    At most one `PermitRequest` per governor is under way. What happens meanwhile goes into the
+    next one, so the busier the worker, the more each message carries.
+    """
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._governors: dict[str, _Governor] = {}
+        self._lock = threading.Lock()
+        self._broken: TransportError | None = None
+
+    async def acquire(self, governor: str, limits: RateLimits = UNLIMITED) -> None:
+        """See `PermitBroker.acquire`.
+
+        Raises:
+            ModelRateLimited: The supervisor says that waiting is pointless.
+        """
+        permit = self._enqueue(governor, limits)
+        try:
+            await asyncio.wrap_future(permit)
+        except asyncio.CancelledError:
+            if not permit.cancel():
+                # Granted in the very moment in which we stopped waiting for it.
+                permit.add_done_callback(lambda granted: self._forgo(governor, granted))
+            raise
+
+    def acquire_blocking(self, governor: str, limits: RateLimits = UNLIMITED) -> None:
+        """See `PermitBroker.acquire_blocking`."""
+        self._enqueue(governor, limits).result()
+
+    def release(self, governor: str, observation: Observation) -> None:
+        """See `PermitBroker.release`."""
+        with self._lock:
+            pool = self._governors[governor]
+            pool.returned += 1
+            pool.tokens += observation.tokens
+            match observation.outcome:
+                case "ok":
+                    # A running mean, because one report may stand for many requests.
+                    pool.succeeded += 1
+                    pool.latency_seconds += (
+                        observation.latency_seconds - pool.latency_seconds
+                    ) / pool.succeeded
+                case "throttled":
+                    pool.throttled += 1
+                    pool.retry_after_seconds = max(
+                        pool.retry_after_seconds, observation.retry_after_seconds
+                    )
+                case "failed":
+                    pool.failed += 1
+            request = self._next_request(governor, pool)
+        self._send(request)
+
+    def paused_for(self, governor: str) -> float:
+        """See `PermitBroker.paused_for`."""
+        with self._lock:
+            pool = self._governors.get(governor)
+            return max(0.0, pool.paused_until - time.monotonic()) if pool else 0.0
+
+    def settle(self, reply: Granted) -> None:
+        """Hand granted permits out, give surplus ones back, plan the next question."""
+        served: list[Future[None]] = []
+        hopeless: list[Future[None]] = []
+        with self._lock:
+            pool = self._governors.get(reply.governor)
+            if pool is None:
+                return
+            pool.asked = False
+            while len(served) < reply.permits and pool.waiting:
+                permit = pool.waiting.popleft()
+                if permit.set_running_or_notify_cancel():
+                    served.append(permit)
+            pool.returned += reply.permits - len(served)
+            if reply.reason.startswith(GIVE_UP):
+                hopeless, pool.waiting = [*pool.waiting], deque()
+            pool.paused_until = time.monotonic() + reply.wait_seconds
+            wait = reply.wait_seconds if pool.waiting and not pool.has_news() else 0.0
+            request = None if wait else self._next_request(reply.governor, pool)
+        # Outside of the lock, because whoever waits may act at once on this very thread.
+        for permit in served:
+            permit.set_result(None)
+        if wait:
+            timer = threading.Timer(wait, self._ask_again, [reply.governor])
+            timer.daemon = True
+            timer.start()
+        self._send(request)
+        for permit in hopeless:
+            if permit.set_running_or_notify_cancel():
+                permit.set_exception(ModelRateLimited(reply.reason.partition(":")[2].strip()))
+
+    def fail(self, error: TransportError) -> None:
+        """Tell everyone who waits that no answer will come."""
+        with self._lock:
+            self._broken = error
+            waiting = [permit for pool in self._governors.values() for permit in pool.waiting]
+            for pool in self._governors.values():
+                pool.waiting.clear()
+        for permit in waiting:
+            if permit.set_running_or_notify_cancel():
+                permit.set_exception(error)
+
+    def _enqueue(self, governor: str, limits: RateLimits) -> Future[None]:
+        self._mailbox.expect_replies()
+        permit: Future[None] = Future()
+        with self._lock:
+            if self._broken is not None:
+                raise self._broken
+            pool = self._governors.setdefault(governor, _Governor(limits))
+            pool.waiting.append(permit)
+            early = time.monotonic() < pool.paused_until and len(pool.waiting) > 1
+            request = None if early else self._next_request(governor, pool)
+        self._send(request)
+        return permit
+
+    def _forgo(self, governor: str, granted: Future[None]) -> None:
+        if granted.exception() is None:
+            self.release(governor, Observation("cancelled"))
+
+    def _ask_again(self, governor: str) -> None:
+        with self._lock:
+            request = self._next_request(governor, self._governors[governor])
+        try:
+            self._send(request)
+        except TransportError as error:
+            self.fail(error)
+
+    def _next_request(self, governor: str, pool: _Governor) -> PermitRequest | None:
+        """The report and question that is due, if none is under way; the lock is held."""
+        while pool.waiting and pool.waiting[0].cancelled():
+            pool.waiting.popleft()
+        if pool.asked or not (pool.waiting or pool.has_news()):
+            return None
+        request = PermitRequest(
+            governor,
+            len(pool.waiting),
+            pool.returned,
+            pool.succeeded,
+            pool.throttled,
+            pool.failed,
+            pool.retry_after_seconds,
+            pool.latency_seconds,
+            (*pool.limits,),
+            pool.tokens,
+        )
+        pool.asked = True
+        pool.returned = pool.succeeded = pool.throttled = pool.failed = pool.tokens = 0
+        pool.retry_after_seconds = pool.latency_seconds = 0.0
+        return request
+
+    def _send(self, request: PermitRequest | None) -> None:
+        if request is not None:
+            self._mailbox.channel.send(request)
+
+
+def connect_brokers(mailbox: Mailbox) -> tuple[SocketClaims, SocketPermits]:
+    """Make both brokers and let the mailbox pass replies on to them."""
+    claims, permits = SocketClaims(mailbox), SocketPermits(mailbox)
+
+    def settle(reply: Reply) -> None:
+        if isinstance(reply, Claimed):
+            claims.settle(reply)
+        else:
+            permits.settle(reply)
+
+    def fail(error: TransportError) -> None:
+        claims.fail(error)
+        permits.fail(error)
+
+    mailbox.on_reply = settle
+    mailbox.on_broken = fail
+    return claims, permits

@@ -1,0 +1,149 @@
+"""What comes to a worker, and what leaves it in small bundles."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import TypeAlias
+
+from asyncdistil.errors import TransportError
+from asyncdistil.transport import Channel
+from asyncdistil.transport.messages import Claimed, FromWorker, Granted, ToWorker
+
+Reply: TypeAlias = Claimed | Granted
+_OLDEST_SECONDS = 0.002
+
+
+class Mailbox:
+    """Work for the step, apart from replies to its questions.
+
+    Normally the thread that works also reads, which costs no thread switch per batch. Once the
+    step's code has asked the supervisor something (`expect_replies`) it may wait inside that very
+    thread, so from then on another thread reads. A worker on an event loop reads there, by `poll`.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.on_reply: Callable[[Reply], None] = lambda _reply: None
+        self.on_broken: Callable[[TransportError], None] = lambda _error: None
+        self._work: deque[ToWorker] = deque()
+        self._reading = threading.Lock()
+        self._pumped: SimpleQueue[list[ToWorker] | TransportError] | None = None
+        self._on_loop = False
+        self._starting = threading.Lock()
+
+    def next(self, before_waiting: Callable[[], None]) -> ToWorker:
+        """The next message that is work; ``before_waiting`` is called if that takes waiting.
+
+        Raises:
+            TransportError: The supervisor is gone or broke the protocol.
+        """
+        work = self._work
+        while not work:
+            self._take(False)
+            if not work:
+                before_waiting()
+                self._take(True)
+        return work.popleft()
+
+    def waiting(self, *, block: bool, before_waiting: Callable[[], None]) -> Iterator[ToWorker]:
+        """Give every message that is there; with ``block`` wait for one if there is none.
+
+        Raises:
+            TransportError: The supervisor is gone or broke the protocol.
+        """
+        if not self._work:
+            self._take(False)
+        if not self._work and block:
+            before_waiting()
+            self._take(True)
+        while self._work:
+            yield self._work.popleft()
+
+    def poll(self) -> list[ToWorker]:
+        """All work that is there, for a reader on an event loop; from now on it alone reads.
+
+        Raises:
+            TransportError: The supervisor is gone or broke the protocol.
+        """
+        self._on_loop = True
+        self._take(False)
+        work = [*self._work]
+        self._work.clear()
+        return work
+
+    def put_back(self, messages: list[ToWorker]) -> None:
+        """Return messages that were taken and not worked on; they come first again."""
+        self._work.extendleft(reversed(messages))
+
+    def expect_replies(self) -> None:
+        """Make sure that replies are read even while the working thread waits for one."""
+        with self._starting:
+            if self._on_loop or self._pumped is not None:
+                return
+            self._pumped = SimpleQueue()
+        threading.Thread(target=self._pump, name="asyncdistil-mailbox", daemon=True).start()
+
+    def _take(self, block: bool) -> None:
+        pumped = self._pumped
+        if pumped is None:
+            with self._reading:
+                if self._pumped is None:
+                    self._work.extend(self._sorted(self.channel.receive(block)))
+                    return
+                pumped = self._pumped
+        if not block and pumped.empty():
+            return
+        got = pumped.get()
+        if isinstance(got, TransportError):
+            pumped.put(got)
+            raise got
+        self._work.extend(got)
+
+    def _pump(self) -> None:
+        assert self._pumped is not None
+        try:
+            while True:
+                with self._reading:
+                    work = self._sorted(self.channel.receive())
+                if work:
+                    self._pumped.put(work)
+        except TransportError as error:
+            self._pumped.put(error)
+            self.on_broken(error)
+
+    def _sorted(self, messages: list[ToWorker]) -> list[ToWorker]:
+        work: list[ToWorker] = []
+        for message in messages:
+            if isinstance(message, Reply):
+                self.on_reply(message)
+            else:
+                work.append(message)
+        return work
+
+
+class Outbox:
+    """Messages of the working thread, sent together when it runs out of work, or after 2 ms."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._messages: list[FromWorker] = []
+        self._since = 0.0
+
+    def add(self, message: FromWorker) -> None:
+        """Queue a message, and send what has become too old to wait for company."""
+        now = time.monotonic()
+        if not self._messages:
+            self._since = now
+        self._messages.append(message)
+        if now - self._since > _OLDEST_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send everything that is queued."""
+        if self._messages:
+            messages, self._messages = self._messages, []
+            self._channel.send(*messages)
