@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncdistil.pipeline.options import Budget, RunOptions
+    from asyncdistil.pipeline.packages import requirements
     from asyncdistil.pipeline.pipeline import Pipeline
     from asyncdistil.pipeline.planning import PreparedRun, build_plan
-    from asyncdistil.pipeline.requirements import requirements
     from asyncdistil.steps.routing import (
         RoutingBatchFunction,
         routing_batch_function,
@@ -26,7 +26,7 @@ _HOMES = {
     "RoutingBatchFunction": "asyncdistil.steps.routing",
     "RunOptions": "asyncdistil.pipeline.options",
     "build_plan": "asyncdistil.pipeline.planning",
-    "requirements": "asyncdistil.pipeline.requirements",
+    "requirements": "asyncdistil.pipeline.packages",
     "routing_batch_function": "asyncdistil.steps.routing",
     "sample_n_steps": "asyncdistil.steps.routing",
 }

@@ -15,7 +15,7 @@ from asyncdistil.graph import Graph, NodeInfo, convergences, stages, validate
 from asyncdistil.pipeline.copies import own_copy
 from asyncdistil.pipeline.describe import describe
 from asyncdistil.pipeline.options import RunOptions
-from asyncdistil.pipeline.requirements import check_requirements, required_by
+from asyncdistil.pipeline.packages import check_requirements, required_by
 from asyncdistil.steps.base import BaseStep
 from asyncdistil.steps.generator import GeneratorStep
 from asyncdistil.steps.registration import CURRENT_PIPELINE, snake_case

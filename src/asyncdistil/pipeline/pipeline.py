@@ -18,7 +18,7 @@ from asyncdistil.graph import Graph
 from asyncdistil.graph import stages as cut_into_stages
 from asyncdistil.pipeline.draft import group_names, set_parameters
 from asyncdistil.pipeline.options import Budget, LoadGroups, OnCorruption, RunOptions, SyncMode
-from asyncdistil.pipeline.requirements import parsed
+from asyncdistil.pipeline.packages import parsed
 from asyncdistil.steps.base import BaseStep
 from asyncdistil.steps.registration import CURRENT_PIPELINE
 from asyncdistil.steps.routing import RoutingBatchFunction

@@ -241,11 +241,11 @@ class _Naming:
         step, above = made.steps[name], made.graph.predecessors(name)
         if not step.use_cache or not self._tainted.isdisjoint(above):
             self._tainted.add(name)
-        reasons = step.uncacheable()
+        identity = step.identity()
         parents = [self.steps[port].lineage for port in above]
-        if reasons:
+        if identity.uncacheable:
             self.restarting.add(name)
-            parents.append(self._for_this_run_only(f"step {name!r}", reasons))
+            parents.append(self._for_this_run_only(f"step {name!r}", identity.uncacheable))
         edges = [
             {
                 "upstream": port,
@@ -254,7 +254,6 @@ class _Naming:
             }
             for port in above
         ]
-        identity = step.identity()
         digest, definition = lineage(identity, name=name, edges=edges, parents=parents)
         if self._all_anew or name in self._tainted:
             # The worker sees by this that the step may not be served from the memo either.
@@ -264,21 +263,20 @@ class _Naming:
     def _name_router(self, source: StepName) -> None:
         made, router = self._made, self._made.routers[source]
         parents = [self.steps[source].lineage]
-        code = router.code()
-        if code is not None and code.uncacheable:
+        identity = router.identity()
+        if identity.uncacheable:
             self.restarting.add(source)
-            parents.append(
-                self._for_this_run_only(f"the router after step {source!r}", code.uncacheable)
-            )
+            owner = f"the router after step {source!r}"
+            parents.append(self._for_this_run_only(owner, identity.uncacheable))
         edge = {
             "upstream": source,
             "batch_size": made.nodes[source].input_batch_size,
             "successors": list(made.graph.routed[source]),
         }
-        identity = router.identity()
         name = StepName(f"{source} (router)")
         digest, definition = lineage(identity, name=name, edges=[edge], parents=parents)
-        self.routers[source] = Named(identity, code, digest, definition, self._reuse(source))
+        reuse = self._reuse(source)
+        self.routers[source] = Named(identity, router.code(), digest, definition, reuse)
 
     def _reuse(self, name: StepName) -> Reuse:
         return "own_run" if self._own_run or name in self._tainted else "any"
