@@ -159,7 +159,9 @@ class Crew:
 
     def _spawn(self, replica: int, delay_seconds: float) -> None:
         number = self._state.new_worker()
-        self.members[number] = Member(number, replica, Window())
+        member = self.members[number] = Member(number, replica, Window())
+        # An exporter has nothing to load: what is sent to it waits in its socket.
+        member.ready = self._role == "export"
         self._state.commands.append(Spawn(number, self.step, self._role, replica, delay_seconds))
 
     def pick(self, rows: int, size_bytes: int) -> Member | None:

@@ -106,9 +106,7 @@ class LeafOperator:
             self.crew.finish()
 
     def on_ready(self, member: Member) -> None:
-        """Send what has been released so far."""
-        self.dirty = True
-        self._sent = 0
+        """An exporter is ready from the start."""
 
     def on_exported(self, message: Exported) -> None:
         """The files are in place: record it."""
@@ -138,6 +136,7 @@ class LeafOperator:
         if self.done:
             return
         self._finishing = False
+        self._sent = 0
         self._attempts += 1
         if self._attempts > MOST_ATTEMPTS:
             self._state.fail(

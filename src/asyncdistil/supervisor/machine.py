@@ -8,12 +8,10 @@ It owns no clock, no socket and no file. The shell tells it what happened (`mess
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from asyncdistil.batch import Digest, Lsn, RunId, StepName
 from asyncdistil.errors import (
     AsyncDistilError,
-    GraphError,
     MemoryRefused,
     ModelAuthError,
     ModelError,
@@ -24,14 +22,12 @@ from asyncdistil.errors import (
     UserError,
     WorkerLoadFailed,
 )
-from asyncdistil.graph.plan import RunPlan, StepPlan
-from asyncdistil.log.events import Commit, StepDef
+from asyncdistil.graph.plan import RunPlan
+from asyncdistil.supervisor.build import Builder, Stored
 from asyncdistil.supervisor.commands import WorkerId
-from asyncdistil.supervisor.front import Aligned, Barrier, Converging, Direct, Front, Ordered
 from asyncdistil.supervisor.leaf import LeafOperator
-from asyncdistil.supervisor.operator import Memory, Operator, StepOperator
-from asyncdistil.supervisor.progress import StepProgress
-from asyncdistil.supervisor.reuse import BatchMemory, DigestReader, RowMemory, generator_chain
+from asyncdistil.supervisor.operator import Operator, StepOperator
+from asyncdistil.supervisor.reuse import DigestReader
 from asyncdistil.supervisor.router import RouterOperator
 from asyncdistil.supervisor.source import SourceOperator
 from asyncdistil.supervisor.state import RunState
@@ -57,26 +53,6 @@ _FATAL: dict[str, type[AsyncDistilError]] = {
     cls.__name__: cls
     for cls in (MemoryRefused, ModelAuthError, ModelRateLimited, ModelError, StorageError)
 }
-
-
-class Stored(Protocol):
-    """What the log remembers, as far as the machine asks."""
-
-    def commits(self, lineage: Digest) -> Sequence[tuple[Lsn, Commit]]:
-        """Commits of a lineage, ascending by LSN."""
-        ...
-
-    def routes(self, lineage: Digest) -> dict[Digest, tuple[StepName, ...]]:
-        """Routing decisions of a lineage by batch content."""
-        ...
-
-    def step_def(self, lineage: Digest) -> bytes | None:
-        """Stored preimage of a lineage."""
-        ...
-
-    def step_done(self, lineage: Digest, data_identity: Digest) -> tuple[Lsn, RunId] | None:
-        """Newest record that a step completed."""
-        ...
 
 
 class GeneratorDiverged(Exception):
@@ -119,120 +95,14 @@ class Machine:
     ) -> None:
         self.plan = plan
         self.state = RunState(plan, run, next_lsn)
-        self._stored = stored
-        self._reader = reader
-        self._discard = discard
-        self._operators: dict[StepName, Operator] = {}
-        self._order: list[Operator] = []
-        self._routers: dict[StepName, RouterOperator] = {}
-        self.leaves: list[LeafOperator] = []
+        built = Builder(self.state, stored, reader, discard)
+        built.build(key, publish=publish)
+        self.leaves = built.leaves
+        self._order = built.order
+        self._operators = built.named
         self._owner: dict[WorkerId, Operator] = {}
         self._stages = sorted({step.stage for step in plan.steps})
-        self._build(key, publish)
         self._open_stage()
-
-    # --- building ----------------------------------------------------------------------------
-
-    def _build(self, key: Digest, publish: bool) -> None:
-        routers = {router.source: router for router in self.plan.routers}
-        for step in self.plan.steps:
-            if self._stored.step_def(step.lineage) is None:
-                self.state.append(StepDef(step.lineage, step.name, step.definition))
-            self.state.progress[step.name] = StepProgress()
-            operator = self._operator(step)
-            self._add(operator)
-            if step.name in routers:
-                router = routers[step.name]
-                if self._stored.step_def(router.lineage) is None:
-                    self.state.append(StepDef(router.lineage, step.name, router.definition))
-                routes = self._stored.routes(router.lineage) if router.reuse == "any" else {}
-                node = RouterOperator(router, step, self.state, routes, self._reader, operator)
-                self.state.progress[node.name] = StepProgress()
-                operator.outlet.connect(node, 0, "null")
-                self._routers[step.name] = node
-                self._add(node)
-        policies = zip(self.plan.leaves, self.plan.leaf_policies, strict=True)
-        for leaf, policy in policies:
-            config = "default" if len(self.plan.leaves) == 1 else leaf
-            export = LeafOperator(leaf, config, key, self.state, publish=publish)
-            self.state.progress[export.name] = StepProgress()
-            self._operators[leaf].outlet.connect(export, 0, policy)
-            self.leaves.append(export)
-            self._add(export)
-
-    def _add(self, operator: Operator) -> None:
-        self._operators[operator.name] = operator
-        self._order.append(operator)
-
-    def _operator(self, step: StepPlan) -> Operator:
-        commits = self._commits(step)
-        if step.kind == "generator":
-            return self._source(step, commits)
-        upstreams = tuple(self._operators[edge.upstream] for edge in step.edges)
-        front = self._front(step, upstreams)
-        operator = StepOperator(step, self.state, front, self._memory(step, commits), upstreams)
-        for port, edge in enumerate(step.edges):
-            if edge.routed:
-                router = self._routers[edge.upstream]
-                router.branches.connect_branch(step.name, operator, port, edge.on_error)
-            else:
-                self._operators[edge.upstream].outlet.connect(operator, port, edge.on_error)
-        if isinstance(front, Converging) and step.converges is not None:
-            self._routers[step.converges].converge(operator, front)
-        return operator
-
-    def _commits(self, step: StepPlan) -> Sequence[tuple[Lsn, Commit]]:
-        commits = self._stored.commits(step.lineage)
-        if step.reuse == "own_run":
-            commits = [(lsn, commit) for lsn, commit in commits if commit.run == self.state.run]
-        for _, commit in commits if commits else ():
-            if commit.samples:
-                self.state.claims.take(commit.samples)
-        return commits
-
-    def _source(self, step: StepPlan, commits: Sequence[tuple[Lsn, Commit]]) -> SourceOperator:
-        if step.data_identity is None or step.name in self._discard:
-            return SourceOperator(step, self.state, (), complete=False)
-        chain = generator_chain(commits, step.data_identity)
-        done = self._stored.step_done(step.lineage, step.data_identity)
-        complete = done is not None and (step.reuse == "any" or done[1] == self.state.run)
-        return SourceOperator(step, self.state, chain, complete=complete)
-
-    def _memory(self, step: StepPlan, commits: Sequence[tuple[Lsn, Commit]]) -> Memory | None:
-        if not commits:
-            return None
-        retry = self.plan.retry_failed
-        if step.kind == "row":
-            share = step.concurrency == 0
-            return RowMemory(commits, self._reader, share=share, retry_failed=retry)
-        return BatchMemory(commits, self._reader, retry_failed=retry)
-
-    def _front(self, step: StepPlan, upstreams: tuple[Operator, ...]) -> Front:
-        names = tuple(edge.upstream for edge in step.edges)
-        if step.kind == "global":
-            return Barrier(len(names))
-        if step.converges is not None:
-            return Converging(step.name, names, step.input_batch_size)
-        if len(names) > 1:
-            spaces = tuple(upstream.space for upstream in upstreams)
-            if len(set(spaces)) > 1 and not step.by_position:
-                pairs = ", ".join(
-                    f"{name!r} (rows numbered by {space!r})"
-                    for name, space in zip(names, spaces, strict=True)
-                )
-                raise GraphError(
-                    f"step {step.name!r} joins rows that have no common identity: {pairs}. Set "
-                    f"align='position' on {step.name!r} if row i of each belongs together."
-                )
-            return Aligned(
-                step.name,
-                names,
-                step.input_batch_size,
-                lambda: tuple(upstream.space for upstream in upstreams),
-                inner=step.inner_join,
-                by_position=step.by_position,
-            )
-        return Direct() if step.kind == "row" else Ordered(step.input_batch_size)
 
     def start_early(self) -> None:
         """Spawn the workers of steps that will certainly have work, before it is there."""
@@ -387,6 +257,10 @@ class Machine:
     def operators(self) -> tuple[Operator, ...]:
         """Every node, in topological order."""
         return tuple(self._order)
+
+    def name_of(self, worker: WorkerId) -> StepName:
+        """Name of the operator that a worker belongs to."""
+        return self._owner_of(worker).name
 
     def lineage_of(self, name: StepName) -> Digest:
         """Lineage whose segments a worker of this operator writes."""

@@ -6,16 +6,15 @@ that can move; between sweeps nothing happens. All of it is pure: no clock, no I
 
 from __future__ import annotations
 
-import heapq
-from bisect import bisect_right, insort
 from typing import Protocol
 
 from asyncdistil.batch import Digest, Failure, RowId, StepName
 from asyncdistil.errors import StepError, WorkerDied
 from asyncdistil.graph.plan import OnError, StepPlan
 from asyncdistil.log.events import Commit, StepDone
-from asyncdistil.supervisor import ids, reuse
-from asyncdistil.supervisor.chunk import Chunk, concatenate, cut, read_by
+from asyncdistil.supervisor import ids, narrow, reuse
+from asyncdistil.supervisor.backlog import Backlog
+from asyncdistil.supervisor.chunk import Chunk, cut, read_by
 from asyncdistil.supervisor.commands import WorkerId
 from asyncdistil.supervisor.crew import Crew, Job, Member
 from asyncdistil.supervisor.front import Front
@@ -119,10 +118,7 @@ class StepOperator:
         self._memory = memory
         self._upstreams = upstreams
         self._fresh = plan.kind == "global"
-        self._backlog: list[tuple[RowId, int, Chunk]] = []
-        self.backlog_bytes = 0
-        self._arrivals = 0
-        self._out_of_order: list[RowId] = []
+        self._backlog = Backlog()
         self._retries: list[Job] = []
 
     # --- stream in ---------------------------------------------------------------------------
@@ -148,6 +144,11 @@ class StepOperator:
         return not self.done and self.active and not self._backlog
 
     @property
+    def backlog_bytes(self) -> int:
+        """Stored size of what waits for a worker."""
+        return self._backlog.size_bytes
+
+    @property
     def stored(self) -> bool:
         """Whether stored work may stand for some of its work."""
         return self._memory is not None
@@ -162,29 +163,23 @@ class StepOperator:
         if not self._state.draining:
             self._dispatch()
         frontier = self._frontier()
-        # No chunk below the frontier is left that could be joined across these.
-        del self._out_of_order[: bisect_right(self._out_of_order, frontier)]
+        self._backlog.forget_below(frontier)
         self.outlet.advance(frontier)
         if not self.done and self.outlet.frontier == END:
             self._end()
 
     def _admit(self, chunk: Chunk) -> None:
         if self._memory is None:
-            self._queue(chunk)
+            self._backlog.push(chunk)
             return
         matches = self._memory.match(chunk)
         for match in matches:
             part = cut(chunk, match.start, match.stop)
             if match.hit is None:
-                self._queue(part)
+                self._backlog.push(part)
                 continue
-            insort(self._out_of_order, part.key)
+            self._backlog.went_ahead(part.key)
             self._replay(part, match.hit)
-
-    def _queue(self, chunk: Chunk) -> None:
-        self._arrivals += 1
-        self.backlog_bytes += chunk.size_bytes
-        heapq.heappush(self._backlog, (chunk.key, self._arrivals, chunk))
 
     def _replay(self, part: Chunk, hit: reuse.Hit) -> None:
         output, failures = reuse.replay(part, hit)
@@ -207,7 +202,7 @@ class StepOperator:
             return
         self.crew.ensure(len(self._retries) + len(self._backlog))
         while self._retries or self._backlog:
-            waiting = self._retries[0].chunk if self._retries else self._backlog[0][2]
+            waiting = self._retries[0].chunk if self._retries else self._backlog.first
             member = self.crew.pick(waiting.rows, waiting.size_bytes)
             if member is None:
                 break
@@ -221,44 +216,11 @@ class StepOperator:
         counters.in_flight_peak = max(counters.in_flight_peak, counters.in_flight)
 
     def _next_job(self) -> Job:
-        key, _, chunk = heapq.heappop(self._backlog)
-        self.backlog_bytes -= chunk.size_bytes
         if self.plan.kind == "row":
-            chunk = self._sized(key, chunk)
+            chunk = self._backlog.pop_sized(self.plan.input_batch_size, self.front.frontier)
+        else:
+            chunk = self._backlog.pop()
         return Job(self._state.new_lease(), chunk)
-
-    def _sized(self, key: RowId, chunk: Chunk) -> Chunk:
-        """Cut or fill a row-wise chunk to about the batch size; the size is only a hint."""
-        limit = self.plan.input_batch_size
-        if chunk.rows > limit:
-            self._queue(cut(chunk, limit, chunk.rows))
-            return cut(chunk, 0, limit)
-        front = self.front.frontier
-        if key >= front:
-            insort(self._out_of_order, key)
-            return chunk
-        parts, rows = [chunk], chunk.rows
-        while self._backlog:
-            next_key, _, following = self._backlog[0]
-            if (
-                rows + following.rows > limit
-                or len(following.ports) != len(chunk.ports)
-                or next_key >= front
-                or self._taken_between(key, next_key)
-            ):
-                break
-            heapq.heappop(self._backlog)
-            self.backlog_bytes -= following.size_bytes
-            parts.append(following)
-            rows += following.rows
-            key = next_key
-        return concatenate(parts)
-
-    def _taken_between(self, low: RowId, high: RowId) -> bool:
-        """Whether rows between two keys went ahead, so that one chunk can't span them."""
-        taken = self._out_of_order
-        position = bisect_right(taken, low)
-        return position < len(taken) and taken[position] < high
 
     # --- results -----------------------------------------------------------------------------
 
@@ -343,7 +305,7 @@ class StepOperator:
         self.dirty = True
         jobs = self.crew.lost(worker, cause, restart=not self.done)
         retries: list[Job] = []
-        for job in [part for held in jobs for part in self._open_parts(held)]:
+        for job in self._open(jobs):
             limit = 1 if job.bisecting else MOST_ATTEMPTS
             if job.attempt <= limit:
                 retries.append(job)
@@ -352,16 +314,9 @@ class StepOperator:
         self._retries = retries + self._retries
         self._count_in_flight()
 
-    def _open_parts(self, job: Job) -> list[Job]:
-        """What of a job is still to be done: itself, or a job for each range not covered."""
-        if job.uncovered == [(0, job.chunk.rows)]:
-            return [job]
-        parts: list[Job] = []
-        for start, stop in job.uncovered:
-            part = Job(self._state.new_lease(), cut(job.chunk, start, stop))
-            part.attempt, part.bisecting = job.attempt, job.bisecting
-            parts.append(part)
-        return parts
+    def _open(self, jobs: list[Job]) -> list[Job]:
+        new = self._state.new_lease
+        return [part for job in jobs for part in narrow.open_parts(job, new)]
 
     def _narrow(self, job: Job, cause: str) -> list[Job]:
         """Divide a job that kills its workers, until the culprit row stands alone."""
@@ -378,45 +333,8 @@ class StepOperator:
             )
             return [job]
         if self.plan.kind == "batch":
-            return [self._narrow_by_probe(job, failure)]
-        return self._narrow_by_halves(job, failure)
-
-    def _narrow_by_halves(self, job: Job, failure: Failure) -> list[Job]:
-        parts: list[Job] = []
-        for start, stop in job.uncovered:
-            half = start + (stop - start + 1) // 2
-            for low, high in ((start, half), (half, stop)):
-                if low < high:
-                    part = Job(self._state.new_lease(), cut(job.chunk, low, high))
-                    part.bisecting = True
-                    parts.append(part)
-        if len(parts) == 1:
-            parts[0].bisecting = False
-            parts[0].condemned = ((0, failure),)
-        return parts
-
-    def _narrow_by_probe(self, job: Job, failure: Failure) -> Job:
-        if job.probe is None:
-            job.bisecting = True
-            job.suspects = _halves(0, job.chunk.rows)
-        else:
-            start, stop = job.probe
-            if stop - start == 1:
-                job.culprits.append((start, failure))
-            else:
-                job.suspects = _halves(start, stop) + job.suspects
-        return self._next_probe(job, failure)
-
-    def _next_probe(self, job: Job, failure: Failure) -> Job:
-        job.attempt = 1
-        if job.suspects:
-            job.probe = job.suspects.pop(0)
-            return job
-        job.probe = None
-        job.bisecting = False
-        culprits = job.culprits or [(row, failure) for row in range(job.chunk.rows)]
-        job.condemned = tuple(sorted(culprits, key=lambda culprit: culprit[0]))
-        return job
+            return [narrow.by_probe(job, failure)]
+        return narrow.by_halves(job, failure, self._state.new_lease)
 
     def on_survived(self, worker: WorkerId, message: Survived) -> None:
         """A probe did not kill its worker: look elsewhere for the culprit."""
@@ -428,7 +346,7 @@ class StepOperator:
         failure = message.failure or Failure(
             "WorkerDied", "the rows of this batch kill a worker only together", MOST_ATTEMPTS
         )
-        self._retries.insert(0, self._next_probe(job, failure))
+        self._retries.insert(0, narrow.next_probe(job, failure))
 
     def on_ready(self, member: Member) -> None:
         """A worker is loaded."""
@@ -437,9 +355,7 @@ class StepOperator:
     # --- the end -----------------------------------------------------------------------------
 
     def _frontier(self) -> RowId:
-        frontier = self.front.frontier
-        if self._backlog:
-            frontier = min(frontier, self._backlog[0][0])
+        frontier = min(self.front.frontier, self._backlog.key)
         for job in self._retries:
             frontier = min(frontier, job.key)
         for member in self.crew.members.values():
@@ -492,8 +408,3 @@ class Operator(Protocol):
     def on_ready(self, member: Member) -> None:
         """A worker is loaded."""
         ...
-
-
-def _halves(start: int, stop: int) -> list[tuple[int, int]]:
-    half = start + (stop - start + 1) // 2
-    return [part for part in ((start, half), (half, stop)) if part[0] < part[1]]

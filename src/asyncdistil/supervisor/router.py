@@ -92,7 +92,7 @@ class RouterOperator(StepOperator):
         if self._routes:
             chosen = self._routes.get(self._reader.digest(chunk.ports[0]))
         if chosen is None:
-            self._queue(chunk)
+            self._backlog.push(chunk)
         else:
             self._state.progress[self.name].inputs_replayed += chunk.rows
             self._forward(chunk, chosen)

@@ -1,4 +1,4 @@
-"""The thin shell around the machine: processes, sockets, the log, the clock.
+"""The thin shell around the machine: the loop, the log, the clock.
 
 One turn: every message that arrived is given to the machine, the machine moves, its events are
 appended to the log in one write, and only then its commands are carried out. So whatever a worker
@@ -9,36 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from asyncdistil.batch import Digest, Lsn, RowSlice, SegmentId, StepName
+from asyncdistil.batch import Lsn, RowSlice, StepName
 from asyncdistil.clock import Clock, SystemClock
-from asyncdistil.errors import (
-    AsyncDistilError,
-    LogError,
-    StorageError,
-    TransportError,
-    WorkerError,
-)
-from asyncdistil.launch import WorkerProcess, spawn, stop
+from asyncdistil.errors import AsyncDistilError, LogError
 from asyncdistil.log import Store
 from asyncdistil.log.events import Commit, Emit
 from asyncdistil.supervisor.commands import Kill, Publish, Send, Spawn, WorkerId
 from asyncdistil.supervisor.machine import GeneratorDiverged, Machine
 from asyncdistil.supervisor.operator import StepOperator
 from asyncdistil.supervisor.progress import Progress
-from asyncdistil.transport import AsyncChannel
-from asyncdistil.transport.messages import FromWorker, Load, LogLine, ToWorker
+from asyncdistil.supervisor.workforce import Launcher, Setting, Workforce, log_line
+from asyncdistil.transport.messages import FromWorker, LogLine
 
 _log = logging.getLogger("asyncdistil.supervisor")
-_worker_log = logging.getLogger("asyncdistil.worker")
 
 DRAIN_SECONDS = 30.0
-_STOP_GRACE_SECONDS = 2.0
+"""How long a stopping run waits for what its workers hold."""
+
+_GRACE_SECONDS = 2.0
+_STOPPED_GRACE_SECONDS = 0.5
 _TICK_SECONDS = 0.5
 _STALL_SECONDS = 120.0
 
@@ -64,47 +56,13 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What workers are told about the world besides their step.
-
-    Attributes:
-        payloads: Payload of each step and router, by the name of its operator.
-        codes: Code fingerprints that workers must find.
-        memo: Directory of the memo, empty for none.
-        run: Run id.
-        sys_path: For workers.
-        cwd: For workers.
-        env: Added to the environment of workers.
-    """
-
-    payloads: Mapping[StepName, bytes]
-    codes: Mapping[StepName, Digest | None]
-    memo: str
-    run: str
-    sys_path: tuple[str, ...]
-    cwd: str
-    env: Mapping[str, str] = field(default_factory=dict)
-
-
-class _Worker:
-    """One running process and our end of its socket."""
-
-    def __init__(self, command: Spawn) -> None:
-        self.command = command
-        self.process: WorkerProcess | None = None
-        self.channel: AsyncChannel[FromWorker] | None = None
-        self.unsent: list[ToWorker] = []
-        self.protocol_error: TransportError | None = None
-        self.segment = 0
-
-
 class Shell:
     """Runs one machine to its end.
 
     Args:
         machine: Decides.
         store: The log, open and locked; it stays open.
+        launcher: Starts processes.
         setting: For workers.
         clock: For deadlines.
         on_rows: Receives durable rows of leaves in source order.
@@ -115,6 +73,7 @@ class Shell:
         self,
         machine: Machine,
         store: Store,
+        launcher: Launcher,
         setting: Setting,
         *,
         clock: Clock | None = None,
@@ -123,12 +82,9 @@ class Shell:
     ) -> None:
         self._machine = machine
         self._store = store
-        self._setting = setting
         self._clock: Clock = clock or SystemClock()
         self._on_rows = on_rows
         self._on_turn = on_turn
-        self._workers: dict[WorkerId, _Worker] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._turn_planned = False
         self._ended = asyncio.Event()
         self._drain_deadline: float | None = None
@@ -137,13 +93,21 @@ class Shell:
         self._crash: BaseException | None = None
         self._last_event_seconds = 0.0
         self._loop = asyncio.get_running_loop()
+        self._workers = Workforce(
+            launcher,
+            store,
+            setting,
+            lineage_of=machine.lineage_of,
+            on_messages=self._messages,
+            on_lost=self._lost,
+            on_error=self._fail,
+        )
 
     # --- the run -----------------------------------------------------------------------------
 
     async def run(self) -> Outcome:
         """Run to the end, or to a resumable stop. Every worker is gone when this returns."""
-        store = self._store
-        loop = self._loop
+        store, loop, machine = self._store, self._loop, self._machine
 
         def durable(lsn: Lsn) -> None:
             loop.call_soon_threadsafe(self._durable, lsn)
@@ -152,19 +116,19 @@ class Shell:
             loop.call_soon_threadsafe(self._fail_log, error)
 
         store.start_syncing(durable, broken)
-        self._machine.durable(store.durable)
-        self._machine.start_early()
+        machine.durable(store.durable)
+        machine.start_early()
         self._last_event_seconds = self._clock.monotonic()
-        ticker = loop.call_later(_TICK_SECONDS, self._tick)
+        self._loop.call_later(_TICK_SECONDS, self._tick)
         try:
             self._turn()
             await self._ended.wait()
         finally:
-            ticker.cancel()
-            await self._end_workers()
+            self._ended.set()
+            completed = machine.state.stop is None and self._crash is None
+            await self._workers.end(_GRACE_SECONDS if completed else _STOPPED_GRACE_SECONDS)
         if self._crash is not None:
             raise self._crash
-        machine = self._machine
         return Outcome(
             emits=[leaf.emitted for leaf in machine.leaves if leaf.emitted is not None],
             progress=machine.state.progress,
@@ -201,8 +165,7 @@ class Shell:
             self._act()
         except Exception as error:
             # A bug in the supervising code must end the run, not leave it hanging.
-            self._crash = error
-            self._ended.set()
+            self._crashed(error)
             return
         if self._on_turn is not None:
             self._on_turn(machine.state.progress)
@@ -222,40 +185,73 @@ class Shell:
                     for ref in event.outputs:
                         self._store.mark_dirty(ref.segment)
             try:
-                self._store.append(events)
+                lsns = self._store.append(events)
             except LogError as error:
                 self._fail_log(error)
                 return
+            # Chunks already carry the LSNs that the machine foresaw.
+            assert lsns.stop == state.next_lsn, (lsns, state.next_lsn)
         for command in commands:
             match command:
                 case Send(worker=number, message=message):
-                    self._send(number, message)
+                    self._workers.send(number, message)
                 case Spawn():
-                    self._start(command)
+                    self._workers.start(command)
                 case Kill(worker=number):
-                    worker = self._workers.get(number)
-                    if worker and worker.process:
-                        worker.process.kill()
+                    self._workers.kill(number)
                 case Publish(leaf=leaf, slices=slices):
                     if self._on_rows is not None:
                         self._on_rows(leaf, slices)
 
     def _drain(self) -> None:
-        state = self._machine.state
+        now = self._clock.monotonic()
         if self._drain_deadline is None:
-            state.draining = True
-            self._drain_deadline = self._clock.monotonic() + DRAIN_SECONDS
-        if self._machine.idle or self._clock.monotonic() >= self._drain_deadline:
+            self._machine.state.draining = True
+            self._drain_deadline = now + DRAIN_SECONDS
+        if self._machine.idle or now >= self._drain_deadline:
             self._ended.set()
+
+    # --- what happens ------------------------------------------------------------------------
+
+    def _messages(self, number: WorkerId, messages: list[FromWorker]) -> None:
+        self._last_event_seconds = self._clock.monotonic()
+        for message in messages:
+            if isinstance(message, LogLine):
+                log_line(self._machine.name_of(number), message)
+        try:
+            self._machine.messages(number, messages)
+        except GeneratorDiverged as diverged:
+            _log.warning("%s; its stored rows are left out from now on", diverged)
+            self._diverged = diverged.step
+        except Exception as error:
+            self._crashed(error)
+        self._plan_turn()
+
+    def _lost(self, number: WorkerId, cause: str) -> None:
+        try:
+            self._machine.lost(number, cause)
+        except Exception as error:
+            self._crashed(error)
+        self._plan_turn()
 
     def _durable(self, lsn: Lsn) -> None:
         self._machine.durable(lsn)
+        self._plan_turn()
+
+    def _fail(self, error: AsyncDistilError) -> None:
+        self._machine.state.fail(error)
         self._plan_turn()
 
     def _fail_log(self, error: LogError) -> None:
         self._machine.state.fail(error)
         self._log_broken = True
         self._ended.set()
+
+    def _crashed(self, error: BaseException) -> None:
+        self._crash = self._crash or error
+        self._ended.set()
+
+    # --- time --------------------------------------------------------------------------------
 
     def _tick(self) -> None:
         if self._ended.is_set():
@@ -271,171 +267,25 @@ class Shell:
 
     def _kill_hung(self, now: float) -> None:
         for operator in self._machine.operators:
-            if not isinstance(operator, StepOperator):
+            limit = isinstance(operator, StepOperator) and operator.plan.batch_deadline_seconds
+            if not limit:
                 continue
-            limit = operator.plan.batch_deadline_seconds
-            for member in operator.crew.members.values() if limit else ():
-                if member.jobs and now - member.busy_since_seconds > (limit or 0.0):
-                    worker = self._workers.get(member.number)
-                    if worker and worker.process:
-                        _log.error(
-                            "[%s] a batch takes longer than %.1f s: its worker is killed",
-                            operator.name,
-                            limit,
-                        )
-                        worker.process.dump_stacks()
-                        self._loop.call_later(0.2, worker.process.kill)
-                        member.busy_since_seconds = now + 60.0
+            for member in operator.crew.members.values():
+                if member.jobs and now - member.busy_since_seconds > limit:
+                    _log.error(
+                        "[%s] a batch takes longer than %.1f s: its worker is killed",
+                        operator.name,
+                        limit,
+                    )
+                    self._workers.kill(member.number, dump=True)
+                    # Once: its end comes as a loss of its own.
+                    member.busy_since_seconds = float("inf")
 
     def _waits(self) -> str:
         parts = []
         for operator in self._machine.operators:
-            if operator.done:
-                continue
-            held = operator.crew.in_flight()
-            ready = sum(member.ready for member in operator.crew.members.values())
-            parts.append(f"{operator.name}: {held} rows with {ready} workers")
+            if not operator.done:
+                held = operator.crew.in_flight()
+                ready = sum(member.ready for member in operator.crew.members.values())
+                parts.append(f"{operator.name}: {held} rows with {ready} workers")
         return "; ".join(parts) or "everything is done"
-
-    # --- workers -----------------------------------------------------------------------------
-
-    def _send(self, number: WorkerId, message: ToWorker) -> None:
-        worker = self._workers.get(number)
-        if worker is None:
-            return
-        if worker.channel is None:
-            worker.unsent.append(message)
-        else:
-            worker.channel.send(message)
-
-    def _start(self, command: Spawn) -> None:
-        self._workers[command.worker] = _Worker(command)
-        task = self._loop.create_task(self._live(command))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _live(self, command: Spawn) -> None:
-        """The life of one worker, from spawn to reaping."""
-        if command.delay_seconds:
-            await asyncio.sleep(command.delay_seconds)
-        try:
-            process = await self._spawn(command)
-        except (WorkerError, StorageError) as error:
-            self._machine.state.fail(error)
-            self._lost(command.worker, str(error))
-            return
-        code = await process.wait()
-        worker = self._workers[command.worker]
-        if worker.channel is not None:
-            worker.channel.drain_and_close()
-        self._lost(command.worker, _cause(code, worker.protocol_error))
-
-    async def _spawn(self, command: Spawn) -> WorkerProcess:
-        worker = self._workers[command.worker]
-        lineage = self._machine.lineage_of(command.step)
-        fd: int | None = None
-        if command.role == "step":
-            segment, fd = self._store.create_segment(lineage)
-            worker.segment = segment
-        number = command.worker
-        process = await spawn(
-            name=command.step,
-            segment_fd=fd,
-            env=self._setting.env or None,
-            on_line=lambda line: self._log_line(command.step, line),
-        )
-        worker.process = process
-        worker.channel = AsyncChannel(
-            process.sock,
-            lambda messages: self._messages(number, messages),
-            lambda error: self._closed(number, error),
-        )
-        worker.channel.send(self._load(command, SegmentId(worker.segment)), *worker.unsent)
-        worker.unsent.clear()
-        return process
-
-    def _load(self, command: Spawn, segment: SegmentId) -> Load:
-        setting = self._setting
-        return Load(
-            role=command.role,
-            step=command.step,
-            payload=setting.payloads.get(command.step, b""),
-            code=setting.codes.get(command.step),
-            store=os.fspath(self._store.root),
-            store_id=self._store.id,
-            segment=segment,
-            memo=setting.memo,
-            run=setting.run,
-            sys_path=setting.sys_path,
-            cwd=setting.cwd,
-            replica=command.replica,
-        )
-
-    def _messages(self, number: WorkerId, messages: list[FromWorker]) -> None:
-        self._last_event_seconds = self._clock.monotonic()
-        worker = self._workers[number]
-        for message in messages:
-            if isinstance(message, LogLine):
-                self._log_line(worker.command.step, message)
-        try:
-            self._machine.messages(number, messages)
-        except GeneratorDiverged as diverged:
-            _log.warning("%s; its stored rows are left out from now on", diverged)
-            self._diverged = diverged.step
-        except Exception as error:
-            self._crash = error
-            self._ended.set()
-        self._plan_turn()
-
-    def _log_line(self, step: StepName, line: LogLine) -> None:
-        _worker_log.log(line.level, "[%s] %s", step, line.text)
-
-    def _closed(self, number: WorkerId, error: TransportError | None) -> None:
-        """A socket closed before its process ended: what can't be talked to must not live on."""
-        worker = self._workers[number]
-        worker.protocol_error = error
-        process = worker.process
-        if process is not None and process.returncode is None and not self._ended.is_set():
-            # An orderly worker closes by exiting: give that a moment before killing it.
-            self._loop.call_later(_STOP_GRACE_SECONDS, process.kill)
-
-    def _lost(self, number: WorkerId, cause: str) -> None:
-        if not self._ended.is_set():
-            try:
-                self._machine.lost(number, cause)
-            except Exception as error:
-                self._crash = error
-                self._ended.set()
-            self._plan_turn()
-
-    async def _end_workers(self) -> None:
-        """Leave no process behind, whatever happened before."""
-        processes = [w.process for w in self._workers.values() if w.process is not None]
-        alive = [process for process in processes if process.returncode is None]
-        completed = self._machine.state.stop is None and self._crash is None
-        grace = _STOP_GRACE_SECONDS if completed else 0.5
-        await asyncio.gather(*(stop(process, grace) for process in alive))
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for worker in self._workers.values():
-            if worker.channel is not None:
-                worker.channel.close()
-
-
-def _cause(code: int, protocol_error: TransportError | None) -> str:
-    if protocol_error is not None:
-        return str(protocol_error)
-    if code >= 0:
-        return f"it exited with status {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    hint = " (often the kernel's out-of-memory killer)" if name == "SIGKILL" else ""
-    return f"it was killed by {name}{hint}"
-
-
-def parent_environment() -> tuple[tuple[str, ...], str]:
-    """``sys.path`` and working directory, as workers must see them."""
-    return tuple(os.path.abspath(part) if part else os.getcwd() for part in sys.path), os.getcwd()

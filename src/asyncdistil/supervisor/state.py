@@ -36,7 +36,7 @@ class RunState:
         self.progress: Progress = {}
         self.stop: AsyncDistilError | None = None
         self.draining = False
-        self._next_lsn = next_lsn
+        self.next_lsn = next_lsn
         self._next_worker = 1
         self._next_lease = 1
         self._replayed: dict[bytes, list[Lsn]] = {}
@@ -44,8 +44,8 @@ class RunState:
 
     def append(self, event: Event) -> Lsn:
         """Have an event appended to the log; the LSN that it will get."""
-        lsn = self._next_lsn
-        self._next_lsn = Lsn(lsn + 1)
+        lsn = self.next_lsn
+        self.next_lsn = Lsn(lsn + 1)
         self.events.append(event)
         return lsn
 

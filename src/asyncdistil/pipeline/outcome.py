@@ -1,0 +1,71 @@
+"""From what a run left behind to the dataset that the user gets."""
+
+from __future__ import annotations
+
+import logging
+
+from asyncdistil.distiset import Distiset
+from asyncdistil.pipeline.planning import PreparedRun
+from asyncdistil.pipeline.session import Finished
+
+_log = logging.getLogger("asyncdistil.pipeline")
+
+
+def to_distiset(prepared: PreparedRun, finished: Finished) -> Distiset:
+    """The dataset of a run; its rows stay on disk until they are touched."""
+    _say(finished)
+    distiset = Distiset.from_emits(finished.root, finished.emits)
+    distiset.report = summary(finished)
+    return distiset
+
+
+def summary(finished: Finished) -> dict[str, object]:
+    """Counters of a run as plain data: per step rows computed, replayed and failed."""
+    return {
+        "run": finished.run,
+        "hit": finished.hit,
+        "resumed": finished.resumed,
+        "seconds": finished.seconds,
+        "failed_rows": finished.failed_rows,
+        "steps": {
+            name: {
+                "rows_computed": counters.rows_computed,
+                "rows_replayed": counters.rows_replayed,
+                "inputs_computed": counters.inputs_computed,
+                "inputs_replayed": counters.inputs_replayed,
+                "failed": counters.failed,
+                "filtered": counters.filtered,
+                "in_flight_peak": counters.in_flight_peak,
+                "restarts": counters.restarts,
+                "seconds": counters.seconds,
+                "requests": counters.usage.requests,
+                "requests_cached": counters.usage.cached,
+                "cost_microusd": counters.usage.cost_microusd,
+                "failures": [
+                    {"row": list(row), "kind": failure.kind, "message": failure.message}
+                    for row, failure in counters.first_failures
+                ],
+            }
+            for name, counters in finished.progress.items()
+            if "/" not in name
+        },
+    }
+
+
+def _say(finished: Finished) -> None:
+    if finished.hit:
+        _log.info("nothing changed: the stored dataset is served, no step runs")
+        return
+    for name, counters in finished.progress.items():
+        if "/" in name:
+            continue
+        _log.info(
+            "[%s] %d rows computed, %d replayed, %d failed",
+            name,
+            counters.rows_computed,
+            counters.rows_replayed,
+            counters.failed,
+        )
+        for row, failure in counters.first_failures[:3]:
+            number = ".".join(map(str, row))
+            _log.warning("[%s] row %s failed: %s: %s", name, number, failure.kind, failure.message)

@@ -1,0 +1,234 @@
+"""`Pipeline.run`, `arun` and `astream`: three ways to wait for one session."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from asyncdistil.batch import Row, RowSlice, StepName
+from asyncdistil.distiset import Distiset
+from asyncdistil.log import SegmentReader, StoreReader
+from asyncdistil.pipeline.options import RunOptions
+from asyncdistil.pipeline.outcome import to_distiset
+from asyncdistil.pipeline.planning import PreparedRun, build_plan
+from asyncdistil.pipeline.session import Session, complete_hit, interrupted
+
+if TYPE_CHECKING:
+    from asyncdistil.pipeline.pipeline import Pipeline
+
+_log = logging.getLogger("asyncdistil.pipeline")
+_WAIT_SECONDS = 0.2
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+def prepare(pipeline: Pipeline, options: RunOptions) -> PreparedRun:
+    """Check the pipeline and name everything in it; nothing is started or written.
+
+    Raises:
+        UserError: Something must change before it can run.
+    """
+    prepared = build_plan(pipeline, options)
+    for warning in prepared.warnings:
+        _log.warning("%s", warning)
+    return prepared
+
+
+def run(pipeline: Pipeline, options: RunOptions) -> Distiset:
+    """Run and wait. Ctrl-C once stops in order, twice at once, three times without a word.
+
+    Raises:
+        UserError: Something must change before it can run; nothing was started.
+        RunStopped: The run ended early and can be taken up again.
+        LogError: The log cannot keep its promise.
+    """
+    prepared = prepare(pipeline, options)
+    hit = complete_hit(prepared)
+    if hit is not None:
+        return to_distiset(prepared, hit)
+    session = Session(prepared)
+    session.start()
+    with _signals(session):
+        while not session.ended.is_set():
+            try:
+                # A bounded wait: a signal handler of Python runs between two of them.
+                session.ended.wait(_WAIT_SECONDS)
+            except KeyboardInterrupt:
+                # Someone else's handler raised it, as Jupyter's does.
+                session.request_stop(interrupted("Ctrl-C"))
+    return to_distiset(prepared, session.result())
+
+
+async def arun(pipeline: Pipeline, options: RunOptions) -> Distiset:
+    """Run without blocking the caller's loop, asyncio's or trio's.
+
+    Raises:
+        UserError: Something must change before it can run; nothing was started.
+        RunStopped: The run ended early and can be taken up again.
+        LogError: The log cannot keep its promise.
+    """
+    prepared = prepare(pipeline, options)
+    hit = complete_hit(prepared)
+    if hit is not None:
+        return to_distiset(prepared, hit)
+    session = Session(prepared)
+    session.start()
+    await _ended(session)
+    return to_distiset(prepared, session.result())
+
+
+async def _ended(session: Session) -> None:
+    """Wait for a session; when cancelled, have it stop in order and wait for that."""
+    try:
+        await anyio.to_thread.run_sync(session.ended.wait, abandon_on_cancel=True)
+    except BaseException:
+        session.request_stop(interrupted("cancellation"))
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(session.ended.wait)
+        raise
+
+
+class StreamedBatch(list[Row]):
+    """Durable rows of one leaf, in source order.
+
+    Attributes:
+        step: Name of the leaf.
+    """
+
+    def __init__(self, step: StepName, rows: list[Row]) -> None:
+        super().__init__(rows)
+        self.step = step
+
+
+class Stream:
+    """The rows of a run while it runs. Iterate over it; ``aclose()`` stops the run, resumable."""
+
+    def __init__(self, pipeline: Pipeline, options: RunOptions) -> None:
+        self._pipeline = pipeline
+        self._options = options
+        self._arrived: queue.SimpleQueue[tuple[StepName, tuple[RowSlice, ...]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._session: Session | None = None
+        self._reader: SegmentReader | None = None
+        self._prepared: PreparedRun | None = None
+        self._over = False
+        self.distiset: Distiset | None = None
+
+    def __aiter__(self) -> AsyncIterator[StreamedBatch]:
+        return self
+
+    async def __anext__(self) -> StreamedBatch:
+        if self._over:
+            raise StopAsyncIteration
+        session = self._started()
+        try:
+            item = await anyio.to_thread.run_sync(self._arrived.get, abandon_on_cancel=True)
+        except BaseException:
+            await self.aclose()
+            raise
+        if item is None:
+            self._over = True
+            self._close_reader()
+            assert self._prepared is not None
+            self.distiset = to_distiset(self._prepared, session.result())
+            raise StopAsyncIteration
+        step, slices = item
+        return StreamedBatch(step, await anyio.to_thread.run_sync(self._read, slices))
+
+    async def aclose(self) -> None:
+        """Stop the run in order if it still goes on, and wait for its end."""
+        self._over = True
+        session = self._session
+        if session is not None and not session.ended.is_set():
+            session.request_stop(interrupted("the end of the stream's reader"))
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(session.ended.wait)
+        self._close_reader()
+
+    def _started(self) -> Session:
+        if self._session is None:
+            self._prepared = prepare(self._pipeline, self._options)
+            arrived = self._arrived
+
+            def publish(step: StepName, slices: tuple[RowSlice, ...]) -> None:
+                arrived.put((step, slices))
+
+            session = Session(self._prepared, on_rows=publish)
+            self._session = session
+            session.start()
+
+            def close() -> None:
+                session.ended.wait()
+                arrived.put(None)
+
+            threading.Thread(target=close, daemon=True).start()
+        return self._session
+
+    def _read(self, slices: tuple[RowSlice, ...]) -> list[Row]:
+        if self._reader is None:
+            assert self._prepared is not None
+            store = StoreReader.open(self._prepared.cache_dir, self._prepared.name)
+            assert store is not None, "rows were published, so the store exists"
+            self._reader = store.reader()
+        return [row for part in slices for row in self._reader.rows(part)]
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def astream(pipeline: Pipeline, options: RunOptions) -> Stream:
+    """Start a stream; the run begins with the first row asked for."""
+    return Stream(pipeline, options)
+
+
+@contextmanager
+def _signals(session: Session) -> Iterator[None]:
+    """Stop in order on the usual signals, if the main thread waits and no loop owns it."""
+    if threading.current_thread() is not threading.main_thread() or _inside_loop():
+        yield
+        return
+    seen = 0
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        name = signal.Signals(number).name
+        if seen == 1:
+            _log.warning("%s: finishing what workers hold; once more to stop at once", name)
+            session.request_stop(interrupted("Ctrl-C" if name == "SIGINT" else name))
+        elif seen == 2:
+            session.stop_now()
+        else:
+            os._exit(128 + number)
+
+    previous = {}
+    for name in _SIGNALS:
+        number = getattr(signal, name, None)
+        if number is not None:
+            previous[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _inside_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,318 @@
+"""One run under way: the supervisor's own thread, its loop, its log.
+
+The supervisor never runs on the caller's thread. The caller's loop is therefore never patched nor
+blocked, user code in it cannot delay the workers, and workers hang on a thread that outlives them
+(the kernel's parent-death signal follows the thread that spawned).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from asyncdistil import launch
+from asyncdistil.batch import Digest, RowSlice, RunId, StepName
+from asyncdistil.errors import AsyncDistilError, Interrupted, RunStopped
+from asyncdistil.graph.plan import RunPlan
+from asyncdistil.log import Store, StoreReader
+from asyncdistil.log.events import Emit, RunBegin, RunEnd
+from asyncdistil.pipeline.planning import PreparedRun
+from asyncdistil.supervisor.machine import Machine
+from asyncdistil.supervisor.progress import Progress
+from asyncdistil.supervisor.shell import Outcome, Shell
+from asyncdistil.supervisor.workforce import Launcher, Setting
+
+_log = logging.getLogger("asyncdistil.pipeline")
+_LAUNCHER = cast("Launcher", launch)
+
+Rows = Callable[[StepName, tuple[RowSlice, ...]], None]
+
+
+@dataclass
+class Finished:
+    """What a run left behind.
+
+    Attributes:
+        root: Directory of its store.
+        emits: One per leaf.
+        progress: Counters per step; empty for a complete hit.
+        failed_rows: Rows that failed anywhere.
+        run: Run id; empty for a complete hit.
+        resumed: Whether an unfinished run was taken up.
+        hit: Whether the stored dataset served without any work.
+        seconds: Wall time.
+    """
+
+    root: Path
+    emits: list[Emit]
+    progress: Progress = field(default_factory=dict)
+    failed_rows: int = 0
+    run: str = ""
+    resumed: bool = False
+    hit: bool = False
+    seconds: float = 0.0
+
+
+def complete_hit(prepared: PreparedRun) -> Finished | None:
+    """The stored dataset of an unchanged pipeline, if there is one; takes no lock."""
+    if not prepared.hit_allowed:
+        return None
+    reader = StoreReader.open(prepared.cache_dir, prepared.name)
+    if reader is None:
+        return None
+    try:
+        emits = list(reader.emits(prepared.complete_key))
+        failed = max((emit.failed for emit in emits), default=0)
+        if not emits or (failed and prepared.options.retry_failed):
+            return None
+        if not all((reader.root / path).is_file() for emit in emits for path, _ in emit.files):
+            return None
+        return Finished(reader.root, emits, hit=True, failed_rows=failed)
+    finally:
+        reader.close()
+
+
+class Session:
+    """A run in a thread of its own.
+
+    Args:
+        prepared: What to run.
+        on_rows: Receives durable leaf rows; called in the session's thread.
+        on_turn: Receives the counters after every turn; called in the session's thread.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedRun,
+        *,
+        on_rows: Rows | None = None,
+        on_turn: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._prepared = prepared
+        self._on_rows = on_rows
+        self._on_turn = on_turn
+        self._shell: Shell | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: AsyncDistilError | None = None
+        self._lock = threading.Lock()
+        self._finished: Finished | None = None
+        self._error: BaseException | None = None
+        self.ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asyncdistil-supervisor")
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def request_stop(self, reason: AsyncDistilError) -> None:
+        """Ask for an orderly, resumable end. Safe from any thread and from signal handlers."""
+        self._stop = self._stop or reason
+        loop = self._loop
+        if loop is not None and not self.ended.is_set():
+            loop.call_soon_threadsafe(self._pass_stop_on)
+
+    def stop_now(self) -> None:
+        """Do not wait for work in hand."""
+        loop = self._loop
+        if loop is not None and not self.ended.is_set():
+            loop.call_soon_threadsafe(self._pass_stop_now_on)
+
+    def _pass_stop_on(self) -> None:
+        if self._shell is not None and self._stop is not None:
+            self._shell.request_stop(self._stop)
+
+    def _pass_stop_now_on(self) -> None:
+        if self._shell is not None:
+            self._shell.stop_now()
+
+    def result(self) -> Finished:
+        """What the run left behind, once it has ended.
+
+        Raises:
+            AsyncDistilError: Why it ended early.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._finished is not None
+        return self._finished
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                self._loop = runner.get_loop()
+                self._finished = runner.run(self._main())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.ended.set()
+
+    async def _main(self) -> Finished:
+        prepared = self._prepared
+        started = time.monotonic()
+        plan = prepared.plan
+        store = Store.open(
+            prepared.cache_dir,
+            prepared.name,
+            mode=prepared.options.sync_mode,
+            wait_seconds=prepared.options.wait_seconds,
+            on_corruption=prepared.options.on_corruption,
+        )
+        clean = False
+        try:
+            for warning in store.warnings:
+                _log.warning("%s", warning)
+            finished = await self._supervise(store, plan)
+            clean = True
+        except RunStopped:
+            clean = True
+            raise
+        finally:
+            store.close(clean=clean)
+        finished.seconds = time.monotonic() - started
+        return finished
+
+    async def _supervise(self, store: Store, plan: RunPlan) -> Finished:
+        run, resumed = _run_id(store, plan)
+        if resumed:
+            _log.info("taking up run %s, which did not end", run[:8])
+        discard: frozenset[StepName] = frozenset()
+        while True:
+            outcome = await self._attempt(store, plan, run, resumed, discard)
+            if outcome.diverged is None:
+                break
+            # New rows under the old run id could be chained to old ones by a later resume.
+            run, resumed = _new_run_id(), False
+            discard |= {outcome.diverged}
+        completed = outcome.stop is None
+        end = RunEnd(
+            run=run,
+            completed=completed,
+            key=self._prepared.complete_key,
+            failed=outcome.failed_rows,
+            reason="" if completed else str(outcome.stop),
+            wall_seconds=time.time(),
+        )
+        await asyncio.to_thread(_seal, store, end)
+        if outcome.stop is not None:
+            raise outcome.stop
+        return Finished(
+            root=store.root,
+            emits=outcome.emits,
+            progress=outcome.progress,
+            failed_rows=outcome.failed_rows,
+            run=run,
+            resumed=resumed,
+        )
+
+    async def _attempt(
+        self,
+        store: Store,
+        plan: RunPlan,
+        run: RunId,
+        resumed: bool,
+        discard: frozenset[StepName],
+    ) -> Outcome:
+        begin = RunBegin(
+            run=run,
+            signature=plan.signature,
+            aggregated_signature=plan.aggregated_signature,
+            options=plan.options,
+            wall_seconds=time.time(),
+            resumed=resumed,
+        )
+        lsns = store.append([begin])
+        machine = Machine(
+            plan,
+            run,
+            store,
+            store.reader(),
+            next_lsn=lsns.stop,  # type: ignore[arg-type]
+            key=self._prepared.complete_key,
+            discard=discard,
+            publish=self._on_rows is not None,
+        )
+        self._shell = Shell(
+            machine,
+            store,
+            _LAUNCHER,
+            _setting(self._prepared, plan, run),
+            on_rows=self._on_rows,
+            on_turn=self._on_turn,
+        )
+        if self._stop is not None:
+            self._shell.request_stop(self._stop)
+        return await self._shell.run()
+
+
+def _seal(store: Store, end: RunEnd) -> None:
+    """Record how the run ended and make everything durable; failing here loses nothing more."""
+    try:
+        store.append([end])
+        store.flush()
+    except AsyncDistilError:
+        if end.completed:
+            raise
+        # The run stops for a reason of its own already, often this very disk.
+
+
+def _run_id(store: Store, plan: RunPlan) -> tuple[RunId, bool]:
+    """The id of the last run if it did not end and nothing differs, else a new one."""
+    last = store.last_run()
+    if last is None:
+        return _new_run_id(), False
+    begin, end = last
+    same = (begin.signature, begin.aggregated_signature, begin.options) == (
+        plan.signature,
+        plan.aggregated_signature,
+        plan.options,
+    )
+    if same and (end is None or not end.completed):
+        return begin.run, True
+    return _new_run_id(), False
+
+
+def _new_run_id() -> RunId:
+    return RunId(secrets.token_hex(16))
+
+
+def _setting(prepared: PreparedRun, plan: RunPlan, run: RunId) -> Setting:
+    payloads: dict[StepName, bytes] = {step.name: step.payload for step in plan.steps}
+    codes: dict[StepName, Digest | None] = {step.name: step.code for step in plan.steps}
+    for router in plan.routers:
+        payloads[StepName(f"{router.source}/router")] = router.payload
+    cwd = os.getcwd()
+    return Setting(
+        payloads=payloads,
+        codes=codes,
+        memo=str(prepared.cache_dir / "memo"),
+        run=run,
+        sys_path=tuple(os.path.abspath(part) if part else cwd for part in sys.path),
+        cwd=cwd,
+    )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def interrupted(how: str) -> Interrupted:
+    """The error of a run that was asked to stop."""
+    return Interrupted(
+        f"the run was stopped by {how}. Every finished batch is kept: run it again and it goes on "
+        "from there."
+    )
