@@ -35,6 +35,7 @@ _SKIPPED = frozenset(
         "__parameters__",
         "__protocol_attrs__",
         "__qualname__",
+        "__slotnames__",  # kept by ``copyreg`` after the first pickle
         "__static_attributes__",
         "__type_params__",
         "__weakref__",
@@ -121,7 +122,7 @@ def describe(scope: Scope, cls: type) -> Any:
 
 
 def _attribute(scope: Scope, cls: type, name: str, value: Any) -> Any:
-    label = f"{cls.__qualname__}.{name}"
+    label = f"{cls.__name__}.{name}"
     return scope.variable(cls, label, f"{cls.__module__}.{label}", value)
 
 
@@ -138,15 +139,12 @@ def _is_inherited(cls: type, name: str, value: Any) -> bool:
 
 
 def _is_generated(value: Any) -> bool:
-    """Whether ``dataclass`` or ``attrs`` made this function from the fields."""
+    """Whether ``dataclass`` made this function from the fields."""
     while isinstance(value, types.FunctionType) and hasattr(value, "__wrapped__"):
         value = value.__wrapped__
     if not isinstance(value, types.FunctionType):
         return False
-    code = value.__code__
-    return code.co_qualname.startswith("__create_fn__.") or code.co_filename.startswith(
-        "<attrs generated"
-    )
+    return value.__code__.co_qualname.startswith("__create_fn__.")
 
 
 def _declared(scope: Scope, cls: type, own: Any) -> tuple[list[Any], frozenset[str]]:
@@ -162,7 +160,7 @@ def _declared(scope: Scope, cls: type, own: Any) -> tuple[list[Any], frozenset[s
 
 
 def _where(cls: type, name: str) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}.{name}"
+    return f"{cls.__module__}.{cls.__name__}.{name}"
 
 
 def _made_by(packages: tuple[str, ...], own: Any) -> set[str]:
@@ -290,6 +288,14 @@ def _attrs(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
             ]
         )
     names = {name for name in own if name.startswith("__attrs_")} | {"__slots__"}
+    # attrs compiles its methods outside of any class, so nothing qualifies their names.
+    names |= {
+        name
+        for name, value in own.items()
+        if name.startswith("__")
+        and isinstance(value, types.FunctionType)
+        and value.__code__.co_qualname == name
+    }
     return declared, names | _made_by(("attr", "attrs"), own)
 
 

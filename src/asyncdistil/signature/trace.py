@@ -204,7 +204,8 @@ class Scope:
         number = self.tracer.add(
             id(cls),
             cls,
-            Node(cls.__qualname__.replace(".<locals>", ""), text=classes.heading(cls)),
+            # A class that travelled by value has lost its qualified name.
+            Node(cls.__name__, text=classes.heading(cls)),
             lambda scope: classes.describe(scope, cls),
         )
         return self.reference(number)
@@ -282,7 +283,7 @@ def _cell(scope: Scope, function: FunctionType, name: str, cell: Any) -> Any:
         value = cell.cell_contents
     except ValueError:
         return ["empty"]
-    label = f"{function.__qualname__}.{name}"
+    label = f"{function.__code__.co_qualname}.{name}"
     return scope.variable(function, label, f"{function.__module__}.{label}", value)
 
 

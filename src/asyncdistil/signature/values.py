@@ -198,10 +198,10 @@ _BUILTIN = (
 
 def _dispatch(scope: Scope, value: Any, where: str) -> Any:
     entries = [
-        [f"{kind.__module__}.{kind.__qualname__}", describe(scope, function, where)]
-        for kind, function in value.registry.items()
+        [scope.type(kind), describe(scope, function, where)]
+        for kind, function in sorted(value.registry.items(), key=lambda item: item[0].__name__)
     ]
-    return ["singledispatch", value.__name__, sorted(entries, key=lambda entry: str(entry[0]))]
+    return ["singledispatch", value.__name__, entries]
 
 
 def _builtin(scope: Scope, value: Any, where: str) -> Any:
