@@ -9,7 +9,7 @@ import cloudpickle
 import pytest
 from pydantic import ConfigDict
 
-from asyncdistil.errors import GraphError, ParameterError, StepError
+from asyncdistil.errors import DataError, GraphError, ParameterError, StepError
 from asyncdistil.graph.plan import StepPlan
 from asyncdistil.mixins import HasRuntimeParameters, RuntimeParameter
 from asyncdistil.pipeline import (
@@ -320,6 +320,25 @@ def test_user_modules_travel_by_value_and_are_forgotten_afterwards(
     assert next(cloudpickle.loads(payload).process([{}])) == [{"grown": True}]
 
 
+def test_data_too_large_for_a_message_is_refused_before_anything_starts() -> None:
+    run = prepared(chain(data=[{"n": 1, "blob": bytes(70 * 2**20)}]))
+    with pytest.raises(DataError, match="step 'load' holds 73,.* bytes.*LoadDataFromFileSystem"):
+        _ = run.plan
+
+
+def test_a_list_of_models_is_copied_model_by_model() -> None:
+    class Several(Times):
+        many: list[Settings] = []
+
+    with Pipeline("several") as pipeline:
+        load = LoadDataFromDicts(name="load", data=ROWS)
+        load >> Several(name="several", many=[Settings(), Settings()])
+    parameters = {"several": {"many": {"1": {"factor": 9}}}}
+    step = rebuilt(steps_of(pipeline, parameters=parameters)["several"])
+    assert [each.factor for each in step.many] == [2, 9]
+    assert [each.factor for each in pipeline["several"].many] == [2, 2]  # type: ignore[attr-defined]
+
+
 def test_a_worker_never_gets_the_pipeline() -> None:
     assert all(rebuilt(step).pipeline is None for step in prepared(chain()).plan.steps)
 
@@ -364,7 +383,8 @@ def test_a_router_is_planned_between_its_source_and_the_routed_steps() -> None:
     run = prepared(pipeline)
     (router,) = run.plan.routers
     assert (router.source, router.batch_size, router.successors) == ("load", 5, ("a", "b"))
-    assert cloudpickle.loads(router.payload).choose(["a", "b"]) == ["a"]
+    function, names = cloudpickle.loads(router.payload)
+    assert (function.choose(names), names) == (["a"], ("a", "b"))
     steps = {step.name: step for step in run.plan.steps}
     assert [steps[n].edges[0].routed for n in ("a", "b", "aside")] == [True, True, False]
     assert steps["join"].converges == "load"

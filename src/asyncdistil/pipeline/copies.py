@@ -26,8 +26,11 @@ def _separate(value: Any) -> Any:
     if isinstance(value, HasRuntimeParameters):
         return own_copy(value)
     # Exact types: a subclass may hold more than its items.
-    if type(value) in (list, tuple) and any(isinstance(i, HasRuntimeParameters) for i in value):
-        return type(value)(map(_separate, value))
+    if type(value) in (list, tuple):
+        # By the few types of the items: rows can be many.
+        if any(issubclass(kind, HasRuntimeParameters) for kind in set(map(type, value))):
+            return type(value)(map(_separate, value))
+        return value
     if type(value) is dict:
         return {key: _separate(item) for key, item in value.items()}
     return value

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from asyncdistil.errors import StepError
+from asyncdistil.errors import DataError, StepError
+from asyncdistil.transport.frames import MAX_FRAME_BYTES
 
+_LARGEST_BYTES = MAX_FRAME_BYTES - 2**20  # the message around it has paths and names too
 _registry = threading.Lock()  # cloudpickle's list of modules belongs to the whole process
 
 
@@ -21,18 +23,19 @@ def packed(obj: Any, modules: Iterable[str], *, owner: str) -> bytes:
     was started.
 
     Args:
-        obj: A step or a router.
+        obj: A step, or a router with the names that it chooses from.
         modules: Names of the user modules that its fingerprint covers.
         owner: What it is, for the message: ``step 'x'``.
 
     Raises:
         StepError: Something in it can't be pickled.
+        DataError: It holds more bytes than one message to a worker may have.
     """
     import cloudpickle
 
     with _registry, _by_value(modules):
         try:
-            return bytes(cloudpickle.dumps(obj))
+            payload = bytes(cloudpickle.dumps(obj))
         except Exception as error:
             # Pickling runs the user's own code (`__reduce__`, `__getstate__`): anything can be
             # raised, and all of it means the same.
@@ -40,6 +43,13 @@ def packed(obj: Any, modules: Iterable[str], *, owner: str) -> bytes:
                 f"{owner} cannot travel to a worker: {error}. Make what cannot be pickled (a"
                 " client, a lock, an open file) in `load()`, not before"
             ) from error
+    if len(payload) > _LARGEST_BYTES:
+        raise DataError(
+            f"{owner} holds {len(payload):,} bytes, more than the {_LARGEST_BYTES:,} that travel to"
+            " a worker: write its data to a file (Parquet, JSON lines) and let it be read there,"
+            " for example by LoadDataFromFileSystem"
+        )
+    return payload
 
 
 @contextmanager

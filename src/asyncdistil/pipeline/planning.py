@@ -147,14 +147,18 @@ class PreparedRun:
 
     def _router_plan(self, source: StepName) -> RouterPlan:
         made, named = self._draft, self._routers[source]
-        router = made.routers[source]
+        successors = made.graph.routed[source]
         return RouterPlan(
             source=source,
             batch_size=made.nodes[source].input_batch_size,
-            successors=made.graph.routed[source],
+            successors=successors,
             lineage=named.lineage,
             definition=named.definition,
-            payload=packed(router, _modules(named), owner=f"the router after step {source!r}"),
+            payload=packed(
+                (made.routers[source], successors),
+                _modules(named),
+                owner=f"the router after step {source!r}",
+            ),
             reuse=named.reuse,
         )
 
