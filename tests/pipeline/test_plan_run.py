@@ -322,7 +322,7 @@ def test_user_modules_travel_by_value_and_are_forgotten_afterwards(
 
 def test_data_too_large_for_a_message_is_refused_before_anything_starts() -> None:
     run = prepared(chain(data=[{"n": 1, "blob": bytes(70 * 2**20)}]))
-    with pytest.raises(DataError, match="step 'load' holds 73,.* bytes.*LoadDataFromFileSystem"):
+    with pytest.raises(DataError, match=r"step 'load' holds 73,.* bytes.*LoadDataFromFileSystem"):
         _ = run.plan
 
 
