@@ -82,16 +82,20 @@ class BaseStep(HasRuntimeParameters):
     _logger: logging.Logger = PrivateAttr(default=logging.getLogger("asyncdistil.steps"))
     _mapping: ColumnMapping | None = PrivateAttr(default=None)
     _artifacts: Path | None = PrivateAttr(default=None)
-    _enrolled: bool = PrivateAttr(default=False)
 
     def __init__(self, **data: Any) -> None:
         super().__init__(**data)
         # Last, so that a pipeline never holds a step whose validators refused it; and here
         # rather than in `model_post_init`, which subclasses override without calling us.
         self._take_name()
-        if self.pipeline is not None and not self._enrolled:
-            self._enrolled = True
-            self.pipeline.add_step(self)
+        pipeline = self.pipeline
+        if pipeline is not None:
+            if pipeline.has_step(self.name):
+                raise GraphError(
+                    f"the pipeline has a step named {self.name!r} already: give this one another "
+                    f"name"
+                )
+            pipeline.add_step(self)
 
     def model_post_init(self, context: Any, /) -> None:
         """Find pipeline and name; a subclass that overrides this may call it to have them."""
@@ -108,11 +112,6 @@ class BaseStep(HasRuntimeParameters):
         pipeline = fields["pipeline"]
         if not fields["name"]:
             fields["name"] = free_name(type(self).__name__, pipeline)
-        elif pipeline is not None and pipeline.has_step(fields["name"]):
-            raise GraphError(
-                f"the pipeline has a step named {fields['name']!r} already: give this one another "
-                f"name"
-            )
         self._logger = logging.getLogger(f"asyncdistil.step.{fields['name']}")
 
     # --- work ---------------------------------------------------------------------------------

@@ -95,9 +95,9 @@ class ColumnMapping:
 
     def _plan_enter(self, columns: tuple[str, ...]) -> list[tuple[str, str]]:
         plan: list[tuple[str, str]] = []
-        # A step column whose row column is missing keeps what stands under its own name: it is
-        # the step that must say what it misses.
-        taken = {column for source in columns for column in self._into.get(source, ())}
+        # A row's own column of a mapped name makes way even if the row column is missing: it is
+        # not what the step was told to read.
+        taken = self.inputs.keys()
         for source in columns:
             targets = self._into.get(source, [])
             if not targets and source not in taken and source not in self.outputs:

@@ -116,7 +116,7 @@ class Step(BaseStep):
         What `apply` calls between the mappings. For batch-wise steps an entry is an output row;
         for row-wise ones the n-th entry is what became of the n-th row.
         """
-        yield from self.process(*ports)
+        yield from self._yields(self.process(*ports))
 
     def apply(self, *ports: list[Row]) -> Iterator[Entries]:
         """Work on rows of the pipeline: map columns in, work, check, map columns out.
