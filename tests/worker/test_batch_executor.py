@@ -252,6 +252,7 @@ def test_condemned_rows_are_not_processed_and_keep_their_reason(rig: Any, made: 
 
 
 def test_a_probe_writes_nothing_and_says_what_it_saw(rig: Any) -> None:
+    before = os.fstat(rig.fd).st_size
     rig.start(Picky(bad=[1]))
     rig.lease(1, ROWS[:1], probe=True)
     assert rig.expect(Survived) == Survived(1)
@@ -259,7 +260,7 @@ def test_a_probe_writes_nothing_and_says_what_it_saw(rig: Any) -> None:
     survived = rig.expect(Survived)
     assert survived.failure is not None
     assert survived.failure.message == "can't double 1"
-    assert os.fstat(rig.fd).st_size == 0
+    assert os.fstat(rig.fd).st_size == before
 
 
 class Careless(Double):
@@ -509,6 +510,19 @@ def test_the_step_is_unloaded_when_asked_to_finish_and_on_term(
         rig.process.terminate()
         assert rig.wait() == 128 + signal.SIGTERM
     assert (tmp_path / "flag").read_text() == "unloaded"
+
+
+class UnloadsBadly(Double):
+    def unload(self) -> None:
+        raise OSError("already gone")
+
+
+def test_an_unload_that_raises_is_logged_and_costs_nothing(rig: Any) -> None:
+    rig.start(UnloadsBadly())
+    rig.lease(1, ROWS)
+    rig.expect(Result)
+    assert rig.finish() == 0
+    assert any("already gone" in line.text for line in rig.logs)
 
 
 class Sleeps(Double):

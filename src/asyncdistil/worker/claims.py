@@ -5,7 +5,6 @@ Implements the protocols of `asyncdistil.transport.brokers` over the worker's so
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import threading
 import time
@@ -39,7 +38,9 @@ class SocketClaims:
 
     async def aclaim(self, keys: Sequence[bytes], counts: Sequence[int], *, lease: int) -> Samples:
         """See `ClaimBroker.aclaim`."""
-        return await asyncio.wrap_future(self._ask(keys, counts, lease))
+        from asyncio import wrap_future
+
+        return await wrap_future(self._ask(keys, counts, lease))
 
     def settle(self, reply: Claimed) -> None:
         """Pass an answer on to whoever asked."""
@@ -103,10 +104,12 @@ class SocketPermits:
         Raises:
             ModelRateLimited: The supervisor says that waiting is pointless.
         """
+        from asyncio import CancelledError, wrap_future
+
         permit = self._enqueue(governor, limits)
         try:
-            await asyncio.wrap_future(permit)
-        except asyncio.CancelledError:
+            await wrap_future(permit)
+        except CancelledError:
             if not permit.cancel():
                 # Granted in the very moment in which we stopped waiting for it.
                 permit.add_done_callback(lambda granted: self._forgo(governor, granted))

@@ -4,9 +4,37 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
+
+
+class Terminated(SystemExit):
+    """The supervisor asked this process to end; not the step."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+def unload_quietly(unload: Callable[[], Any]) -> None:
+    """Unload a step whose work is done: what goes wrong now can cost no row."""
+    try:
+        unload()
+    except Exception as error:
+        unload_failed(error)
+
+
+def unload_failed(error: Exception) -> None:
+    """Log that ``unload`` raised."""
+    import logging
+
+    logging.getLogger("asyncdistil.worker").warning(
+        "unload raised %s: %s; all rows are safe, but what load() opened may be left open",
+        type(error).__name__,
+        error,
+    )
 
 
 def exit_status(error: SystemExit) -> int:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from asyncdistil.errors import TransportError
 from asyncdistil.transport import Channel
-from asyncdistil.transport.messages import Claimed, FromWorker, Granted, ToWorker
+from asyncdistil.transport.messages import Claimed, Finish, FromWorker, Granted, ToWorker
 
 Reply: TypeAlias = Claimed | Granted
 _OLDEST_SECONDS = 0.002
@@ -147,3 +147,9 @@ class Outbox:
         if self._messages:
             messages, self._messages = self._messages, []
             self._channel.send(*messages)
+
+
+def await_finish(mailbox: Mailbox) -> None:
+    """Stay until we are told to go: an exit now would be taken for a death."""
+    while not isinstance(mailbox.next(lambda: None), Finish):
+        pass

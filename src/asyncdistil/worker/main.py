@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from asyncdistil.batch import SegmentId
-from asyncdistil.errors import TransportError, WorkerLoadFailed
-from asyncdistil.log import SegmentReader, SegmentWriter
-from asyncdistil.transport import Channel, brokers
+from asyncdistil.errors import TransportError
+from asyncdistil.transport import Channel
 from asyncdistil.transport.lifeline import Lifeline, follow_parent
-from asyncdistil.transport.messages import Done, Fatal, Finish, Load, Loaded, LoadFailed
-from asyncdistil.worker.bench import Bench
-from asyncdistil.worker.claims import connect_brokers
-from asyncdistil.worker.ending import exit_status, leave
-from asyncdistil.worker.isolate import FATAL
-from asyncdistil.worker.loading import rebuild, secrets_of, settle_in
-from asyncdistil.worker.mailbox import Mailbox
-from asyncdistil.worker.scrub import Scrubber
+from asyncdistil.transport.messages import Done, Load
+from asyncdistil.worker.ending import Terminated, exit_status, leave
+from asyncdistil.worker.mailbox import Mailbox, await_finish
 
 _EXPORTER = "asyncdistil.distiset.exporter"
 
@@ -55,6 +43,14 @@ def run(sock_fd: int, segment_fd: int) -> NoReturn:
         code = os.EX_UNAVAILABLE
     except SystemExit as error:
         code = exit_status(error)
+    except BaseException:
+        import traceback
+
+        from asyncdistil.worker.scrub import Scrubber
+
+        # Not the step's doing: whatever its code raises is caught where it is called.
+        sys.stderr.write(Scrubber(os.environ).text(traceback.format_exc()))
+        code = os.EX_SOFTWARE
     leave(code)
 
 
@@ -65,119 +61,14 @@ def _serve(channel: Channel, segment_fd: int, lifeline: Lifeline) -> int:
     channel.put_back(rest)
     if first.role == "export":
         import_module(_EXPORTER).serve(channel, first)
-        _await_finish(Mailbox(channel))
+        await_finish(Mailbox(channel))
         lifeline.let_go()
         channel.send(Done())
         return os.EX_OK
-    from asyncdistil.worker.logs import forward_logs
+    # Imported only now, because an exporter needs none of it.
+    from asyncdistil.worker.serving import serve
 
-    scrubber = Scrubber(os.environ)
-    forward_logs(channel, scrubber)
-    mailbox = Mailbox(channel)
-    bench = _load(first, mailbox, segment_fd, scrubber)
-    if bench is None:
-        return os.EX_CONFIG
-    try:
-        serve, unloads = _executor(first, bench)
-        serve()
-        if not unloads:
-            bench.step.unload()
-    except FATAL as error:
-        if isinstance(error, TransportError):
-            raise
-        bench.outbox.flush()
-        channel.send(Fatal(type(error).__name__, scrubber.text(str(error))))
-        _await_finish(mailbox)
-    except SystemExit:
-        with suppress(Exception):
-            bench.step.unload()
-        raise
-    lifeline.let_go()
-    channel.send(Done())
-    return os.EX_OK
-
-
-def _load(load: Load, mailbox: Mailbox, segment_fd: int, scrubber: Scrubber) -> Bench | None:
-    """Make the step ready and say so; ``None`` if that failed, which is then said too."""
-    started = time.monotonic()
-    claims, permits = connect_brokers(mailbox)
-    brokers.install(
-        brokers.Surroundings(claims, permits, load.memo, load.run, load.step, load.replica)
-    )
-    try:
-        lost = settle_in(load)
-        made, code = rebuild(load)
-        scrubber.learn(secrets_of(made))
-        if load.role == "step":
-            made.load()
-            scrubber.learn(secrets_of(made))
-    except BaseException as error:
-        if isinstance(error, TransportError):
-            raise
-        mailbox.channel.send(LoadFailed(_load_failure(error, load, scrubber)))
-        return None
-    root = Path(load.store)
-    writer = None
-    if load.segment:
-        writer = SegmentWriter(segment_fd, SegmentId(load.segment), load.store_id)
-    bench = Bench(
-        made,
-        load.step,
-        reader=SegmentReader(root, load.store_id),
-        writer=writer,
-        mailbox=mailbox,
-        scrubber=scrubber,
-    )
-    # What is here now stays until the end: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
-    if lost:
-        import logging
-
-        logging.getLogger("asyncdistil.worker").warning("%s", lost)
-    mailbox.channel.send(Loaded(code, time.monotonic() - started))
-    return bench
-
-
-def _load_failure(error: BaseException, load: Load, scrubber: Scrubber) -> Any:
-    if isinstance(error, SystemExit):
-        error = WorkerLoadFailed(
-            f"loading step {load.step!r} called sys.exit({error.code!r}): remove that call, or "
-            "raise an exception that says what is missing"
-        )
-    return scrubber.describe(error)
-
-
-def _executor(load: Load, bench: Bench) -> tuple[Callable[[], None], bool]:
-    """What serves this role, and whether it unloads the step itself."""
-    if load.role == "router":
-        from asyncdistil.worker.routing import RouterExecutor
-
-        return RouterExecutor(bench, bench.step).serve, True  # type: ignore[arg-type]
-    step = bench.step
-    kind = step.kind()
-    if kind == "generator":
-        from asyncdistil.worker.generating import GeneratorExecutor
-
-        def fresh() -> Any:
-            made, _ = rebuild(load)
-            made.load()
-            return made
-
-        return GeneratorExecutor(bench, fresh).serve, False
-    if kind == "row" and (step.asynchronous or step.concurrency > 0):
-        from asyncdistil.worker.rows import RowExecutor
-
-        return RowExecutor(bench).serve, True
-    from asyncdistil.worker.batches import BatchExecutor
-
-    return BatchExecutor(bench).serve, False
-
-
-def _await_finish(mailbox: Mailbox) -> None:
-    """Stay until we are told to go: an exit now would be taken for a death."""
-    while not isinstance(mailbox.next(lambda: None), Finish):
-        pass
+    return serve(channel, first, segment_fd, lifeline)
 
 
 def _take_signals() -> None:
@@ -193,4 +84,4 @@ def _take_signals() -> None:
 
 def _asked_to_end(_signal: int, _frame: FrameType | None) -> NoReturn:
     # Raised wherever the main thread is, so that `unload` has the grace to run.
-    raise SystemExit(128 + signal.SIGTERM)
+    raise Terminated

@@ -19,7 +19,7 @@ from asyncdistil.errors import StepError
 from asyncdistil.transport.brokers import LEDGER, Ledger
 from asyncdistil.transport.messages import Finish, FromWorker, Lease, Survived
 from asyncdistil.worker.bench import Bench
-from asyncdistil.worker.ending import exit_status, leave
+from asyncdistil.worker.ending import exit_status, leave, unload_failed
 from asyncdistil.worker.isolate import FATAL
 
 if TYPE_CHECKING:
@@ -267,9 +267,12 @@ class RowExecutor:
 
 async def unload(step: Any) -> None:
     """Unload a step on the running loop; one that is asynchronous is awaited."""
-    made = step.unload()
-    if inspect.isawaitable(made):
-        await made
+    try:
+        made = step.unload()
+        if inspect.isawaitable(made):
+            await made
+    except Exception as error:
+        unload_failed(error)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
