@@ -43,11 +43,9 @@ class Summary(msgspec.Struct, array_like=True):
     """Everything small in an `Index`, and where the tables are.
 
     Attributes:
-        next_segment: Number of the next segment.
         tables: Lineage, byte offset of its table behind this record, bytes of the table.
     """
 
-    next_segment: int
     runs: list[tuple[Lsn, RunBegin]]
     ends: list[RunEnd]
     step_defs: list[StepDef]
@@ -184,7 +182,6 @@ def write_checkpoint(
     tail: Tail,
     index: Index,
     *,
-    next_segment: int,
     files: Files,
     lineages: list[Digest],
 ) -> None:
@@ -195,7 +192,6 @@ def write_checkpoint(
         store_id: Of the store.
         tail: Where the log ends.
         index: What it says.
-        next_segment: Number of the next segment.
         files: The disk.
         lineages: All that have a table.
 
@@ -211,7 +207,7 @@ def write_checkpoint(
         size = HEADER_BYTES + ((len(lineage) + len(body) + 7) & ~7)
         tables.append((lineage, offset, body))
         offset += size
-    summary = _encode(_summary(index, next_segment, directory))
+    summary = _encode(_summary(index, directory))
     seed = file_seed(store_id, FileKind.CHECKPOINT, 0)
     head, _ = encode_file_header(
         FileHeader(
@@ -246,9 +242,8 @@ def write_checkpoint(
     files.fsync_dir(root)
 
 
-def _summary(index: Index, next_segment: int, tables: list[tuple[Digest, int, int]]) -> Summary:
+def _summary(index: Index, tables: list[tuple[Digest, int, int]]) -> Summary:
     return Summary(
-        next_segment,
         index.runs,
         list(index.ends.values()),
         list(index.step_defs.values()),

@@ -22,13 +22,11 @@ class Opened(NamedTuple):
     Attributes:
         store_id: Its id, new if it was made.
         recovered: What it holds; everything in it is on the disk.
-        next_segment: Number never used by a segment.
         recompute: Whether damage is left out.
     """
 
     store_id: bytes
     recovered: Recovered
-    next_segment: int
     recompute: bool
 
 
@@ -54,7 +52,7 @@ def open_recovered(root: Path, files: Files, *, recompute: bool) -> Opened:
     # All that was walked came from the disk after a sync, so it is durable now.
     recovered.durable = recovered.tail.lsn
     store_id = recovered.store_id or os.urandom(STORE_ID_BYTES)
-    return Opened(store_id, recovered, _next_segment(root, files, recovered), recompute)
+    return Opened(store_id, recovered, recompute)
 
 
 def _first_torn_payload(root: Path, files: Files, recovered: Recovered) -> int | None:
@@ -122,18 +120,3 @@ def _write_new(files: Files, path: Path, parts: list[bytes]) -> None:
         files.fdatasync(fd)
     finally:
         files.close(fd)
-
-
-def _next_segment(root: Path, files: Files, recovered: Recovered) -> int:
-    """Scan the names only if segments may have been made since the checkpoint."""
-    checkpoint = recovered.checkpoint
-    if checkpoint is not None and recovered.clean and checkpoint.tail == recovered.tail:
-        return recovered.next_segment
-    numbers = [recovered.next_segment - 1]
-    top = root / "segments"
-    for lineage in files.listdir(top):
-        for name in files.listdir(top / lineage):
-            stem, _, ending = name.partition(".")
-            if ending == "ads" and stem.isdecimal():
-                numbers.append(int(stem))
-    return max(numbers) + 1

@@ -99,7 +99,6 @@ class Recovered:
         durable: Highest durable LSN that the files vouch for.
         index: What the log says.
         clean: Whether the last writer closed it.
-        next_segment: Lower bound for the next segment's number.
         checkpoint: Open checkpoint that ``index`` reads from.
         warnings: For the user, one sentence each.
         remainders: Bytes that do not count.
@@ -113,7 +112,6 @@ class Recovered:
     durable: int = 0
     index: Index = field(default_factory=Index)
     clean: bool = True
-    next_segment: int = 1
     checkpoint: Checkpoint | None = None
     warnings: list[str] = field(default_factory=list)
     remainders: list[Remainder] = field(default_factory=list)
@@ -255,7 +253,6 @@ class _Recovery:
         if chain and chain[0].number == tail.number and chain[0].size >= tail.end:
             result.index = checkpoint.index()
             result.tail = tail
-            result.next_segment = checkpoint.summary.next_segment
             return True
         self._damaged(tail.number, tail.end, "the log ends before its checkpoint", tail.lsn)
         checkpoint.close()

@@ -11,7 +11,7 @@ import errno
 import struct
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,16 @@ _CACHED_BYTES = 32 << 20
 def segment_path(root: Path, lineage: bytes, segment: int) -> Path:
     """Where the store at ``root`` keeps a segment."""
     return root / "segments" / lineage.hex() / f"{segment:010d}.ads"
+
+
+def segment_files(root: Path, files: Files) -> Iterator[tuple[int, Path]]:
+    """Every segment file of a store, by its number; scans the directories."""
+    top = root / "segments"
+    for lineage in files.listdir(top):
+        for name in files.listdir(top / lineage):
+            stem, _, ending = name.partition(".")
+            if ending == "ads" and stem.isdecimal():
+                yield int(stem), top / lineage / name
 
 
 class SegmentWriter:
@@ -227,16 +237,13 @@ class SegmentReader:
         """
         path = self._paths.get(segment)
         if path is None:
-            top = self._root / "segments"
-            for lineage in self._files.listdir(top):
-                for name in self._files.listdir(top / lineage):
-                    stem, _, ending = name.partition(".")
-                    if ending == "ads" and stem.isdecimal():
-                        self._paths[int(stem)] = top / lineage / name
+            self._paths.update(segment_files(self._root, self._files))
             path = self._paths.get(segment)
             if path is None:
                 raise FileNotFoundError(
-                    errno.ENOENT, "segment file is missing", str(top / f"*/{segment:010d}.ads")
+                    errno.ENOENT,
+                    "segment file is missing",
+                    str(self._root / "segments" / f"*/{segment:010d}.ads"),
                 )
         return path
 

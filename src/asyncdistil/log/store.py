@@ -21,7 +21,7 @@ from asyncdistil.log.lock import StoreLock
 from asyncdistil.log.names import store_root
 from asyncdistil.log.opening import Opened, open_recovered
 from asyncdistil.log.record import FileHeader, FileKind, RecordType, encode_file_header
-from asyncdistil.log.segment import segment_path
+from asyncdistil.log.segment import segment_files, segment_path
 from asyncdistil.log.view import StoreView
 
 OnCorruption: TypeAlias = Literal["refuse", "recompute"]
@@ -57,7 +57,7 @@ class Store(StoreView):
         self._lock = lock
         self._clean = recovered.clean
         self._checkpoint = recovered.checkpoint
-        self._next_segment = opened.next_segment
+        self._next_segment = 0
         self._segments: dict[int, int] = {}
         self._log = CommitLog(
             root,
@@ -154,8 +154,8 @@ class Store(StoreView):
         Raises:
             StorageError: The disk refused.
         """
-        number = self._next_segment
-        self._next_segment += 1
+        number = self._next_segment or self._first_free_segment()
+        self._next_segment = number + 1
         path = segment_path(self.root, lineage, number)
         header = FileHeader(self.id, FileKind.SEGMENT, number, owner=lineage)
         try:
@@ -286,10 +286,13 @@ class Store(StoreView):
             self.id,
             log.tail,
             self._index,
-            next_segment=self._next_segment,
             files=self._files,
             lineages=list(known),
         )
+
+    def _first_free_segment(self) -> int:
+        # The names, not the log: a segment of a run that died before its first commit counts too.
+        return max((number for number, _ in segment_files(self.root, self._files)), default=0) + 1
 
     def _checkpoint_at(self, lsn: int) -> bool:
         return self._checkpoint is not None and self._checkpoint.tail.lsn == lsn

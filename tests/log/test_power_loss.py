@@ -1,0 +1,134 @@
+"""Power cuts at every kind of moment, on the real layout: segments and commit log together."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncdistil.log import Store
+from asyncdistil.testing.disk import MemoryDisk
+
+STATES = int(os.environ.get("ASYNCDISTIL_POWER_LOSS_STATES", "3000"))
+CACHE = Path("/cache")
+
+
+class PowerCutNow(BaseException):
+    """Stops the world; no handler of an `Exception` may see it."""
+
+
+class Life:
+    """One machine: what it was told is durable must survive whatever happens to its disk."""
+
+    def __init__(self, rng: random.Random, kit: Any) -> None:
+        self.rng = rng
+        self.kit = kit
+        self.disk = MemoryDisk()
+        self.appended: list[int] = []
+        self.acknowledged = 0
+        self.next = 0
+
+    def run(self, acts: int) -> None:
+        """Work until the power fails, at a drawn act of the disk."""
+        countdown = self.rng.randint(0, acts)
+
+        def before(_act: str, _path: Path) -> None:
+            nonlocal countdown
+            countdown -= 1
+            if countdown < 0:
+                raise PowerCutNow
+
+        self.disk.before = before
+        try:
+            while True:
+                self.session()
+        except PowerCutNow:
+            pass
+
+    def session(self) -> None:
+        rng, kit = self.rng, self.kit
+        store = Store.open(CACHE, "p", files=self.disk)
+        found = kit.numbers(store)
+        self.check(found)
+        self.appended = found
+        self.acknowledged = len(found)
+        writers = [kit.writer(store, self.disk)]
+        for _ in range(rng.randint(1, 12)):
+            choice = rng.random()
+            if choice < 0.6:
+                self.next += 1
+                self.appended.append(self.next)
+                rng.choice(writers).commit(self.next, rows=rng.randint(1, 4))
+            elif choice < 0.9:
+                store.flush()
+                self.acknowledged = len(self.appended)
+            elif len(writers) < 3:
+                writers.append(kit.writer(store, self.disk))
+        store.close(clean=rng.random() < 0.5)
+        self.acknowledged = len(self.appended)
+
+    def check(self, found: list[int]) -> None:
+        assert found[: self.acknowledged] == self.appended[: self.acknowledged]
+        assert found == self.appended[: len(found)]
+
+
+def test_no_acknowledged_commit_is_lost_and_none_is_misjudged(kit: Any) -> None:
+    states = 0
+    seed = 0
+    while states < STATES:
+        seed += 1
+        life = Life(random.Random(seed), kit)
+        for _ in range(3):
+            life.run(60)
+            for _ in range(6):
+                states += 1
+                after = life.disk.after_power_cut(life.rng)
+                store = Store.open(CACHE, "p", files=after)
+                first = kit.numbers(store)
+                life.check(first)
+                warnings = store.warnings
+                store.close(clean=False)
+                # Recovering twice is recovering once, and the second time there is nothing to say.
+                again = Store.open(CACHE, "p", files=after)
+                assert kit.numbers(again) == first
+                assert not again.warnings, (warnings, again.warnings)
+                again.close(clean=False)
+                assert after.open_descriptors == 0
+            life.disk = after
+            life.appended = first
+            life.acknowledged = len(first)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_a_dead_process_loses_nothing_and_a_power_cut_after_it_nothing_recovered(
+    kit: Any, seed: int
+) -> None:
+    life = Life(random.Random(5000 + seed), kit)
+    for _ in range(6):
+        life.run(40)
+        life.disk = life.disk.after_process_death()
+        store = Store.open(CACHE, "p", files=life.disk)
+        found = kit.numbers(store)
+        life.check(found)
+        assert len(found) >= len(life.appended) - 1  # the last may have died half-way
+        # What the new process builds on must not vanish under it.
+        life.appended, life.acknowledged = found, len(found)
+        if life.rng.random() < 0.5:
+            store.close(clean=life.rng.random() < 0.5)
+        life.disk = life.disk.after_power_cut(life.rng)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_power_cuts_during_recovery_lose_nothing(kit: Any, seed: int) -> None:
+    life = Life(random.Random(1000 + seed), kit)
+    life.run(80)
+    for _ in range(12):
+        life.disk = life.disk.after_power_cut(life.rng)
+        life.run(life.rng.choice((3, 8, 20)))
+    life.disk = life.disk.after_power_cut(life.rng)
+    store = Store.open(CACHE, "p", files=life.disk)
+    life.check(kit.numbers(store))
+    store.close(clean=True)
