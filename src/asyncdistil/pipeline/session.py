@@ -230,13 +230,12 @@ class Session:
             wall_seconds=time.time(),
             resumed=resumed,
         )
-        lsns = store.append([begin])
+        store.append([begin])
         machine = Machine(
             plan,
             run,
             store,
             store.reader(),
-            next_lsn=lsns.stop,  # type: ignore[arg-type]
             key=self._prepared.complete_key,
             discard=discard,
             publish=self._on_rows is not None,

@@ -22,7 +22,8 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
         runs: Ids of the rows; rows at one position of every port share one id.
         rows: Number of rows.
         failed: Positions of rows that are the null form of a failed row.
-        lsn: Commit that made the rows count.
+        ticket: Append that made the rows count, numbered by `RunState.append`; 0 if they were
+            stored before this run.
         replayed: Whether the commit was written before this run read it.
     """
 
@@ -31,7 +32,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     runs: Runs
     rows: int
     failed: tuple[int, ...] = ()
-    lsn: int = 0
+    ticket: int = 0
     replayed: bool = False
 
     @property
@@ -72,7 +73,7 @@ def cut(chunk: Chunk, start: int, stop: int) -> Chunk:
         runs=runs,
         rows=stop - start,
         failed=tuple(p - start for p in chunk.failed if start <= p < stop),
-        lsn=chunk.lsn,
+        ticket=chunk.ticket,
         replayed=chunk.replayed,
     )
 
@@ -95,7 +96,7 @@ def concatenate(chunks: list[Chunk]) -> Chunk:
         runs=ids.join([chunk.runs for chunk in chunks]),
         rows=rows,
         failed=tuple(failed),
-        lsn=max(chunk.lsn for chunk in chunks),
+        ticket=max(chunk.ticket for chunk in chunks),
         replayed=all(chunk.replayed for chunk in chunks),
     )
 

@@ -299,7 +299,7 @@ class Aligned:
             ports=tuple(part.ports[0] for part in parts),
             runs=parts[0].runs,
             rows=rows,
-            lsn=max(part.lsn for part in parts),
+            ticket=max(part.ticket for part in parts),
             replayed=all(part.replayed for part in parts),
         )
 
@@ -414,7 +414,7 @@ class Converging:
             ports=tuple(w.ports[0] for w in present),
             runs=present[0].runs,
             rows=present[0].rows,
-            lsn=max(w.lsn for w in present),
+            ticket=max(w.ticket for w in present),
             replayed=all(w.replayed for w in present),
         )
         size = self._size
@@ -477,7 +477,7 @@ class Barrier:
                 ports=slices,
                 runs=ids.join([chunk.runs for chunk in longest]),
                 rows=sum(chunk.rows for chunk in longest),
-                lsn=max(chunk.lsn for chunk in chunks),
+                ticket=max(chunk.ticket for chunk in chunks),
                 replayed=all(chunk.replayed for chunk in chunks),
             )
         ]

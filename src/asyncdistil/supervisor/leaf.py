@@ -41,7 +41,7 @@ class LeafOperator:
         self.done = False
         self.active = True
         self.dirty = True
-        self.durable_lsn = 0
+        self._durable_ticket = 0
         self.emitted: Emit | None = None
         self._key = key
         self._state = state
@@ -73,9 +73,9 @@ class LeafOperator:
         self.dirty = True
         self._port.advance(frontier)
 
-    def durable(self, lsn: int) -> None:
-        """Everything up to ``lsn`` survives a power cut."""
-        self.durable_lsn = lsn
+    def durable(self, ticket: int) -> None:
+        """Every append up to ``ticket`` survives a power cut."""
+        self._durable_ticket = ticket
         self.dirty = True
 
     def sweep(self) -> None:
@@ -84,7 +84,7 @@ class LeafOperator:
         self.crew.ensure(1)
         ready: deque[Chunk] = self._port.ready
         fresh: list[RowSlice] = []
-        while ready and ready[0].lsn <= self.durable_lsn:
+        while ready and ready[0].ticket <= self._durable_ticket:
             chunk = ready.popleft()
             self._failed_rows += len(chunk.failed)
             fresh.extend(chunk.ports[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asyncdistil.batch import Digest, Lsn, RunId, StepName
+from asyncdistil.batch import Digest, RunId, StepName
 from asyncdistil.errors import (
     AsyncDistilError,
     MemoryRefused,
@@ -72,7 +72,6 @@ class Machine:
         run: Its id.
         stored: What the log remembers.
         reader: Content digests of stored rows.
-        next_lsn: LSN of the next appended event.
         key: Complete-hit key, for the EMIT records.
         discard: Generators whose stored rows must not be used.
         publish: Whether leaf rows are published as they become durable.
@@ -88,13 +87,12 @@ class Machine:
         stored: Stored,
         reader: DigestReader,
         *,
-        next_lsn: Lsn,
         key: Digest,
         discard: frozenset[StepName] = frozenset(),
         publish: bool = False,
     ) -> None:
         self.plan = plan
-        self.state = RunState(plan, run, next_lsn)
+        self.state = RunState(plan, run)
         built = Builder(self.state, stored, reader, discard)
         built.build(key, publish=publish)
         self.leaves = built.leaves
@@ -189,10 +187,10 @@ class Machine:
             else:
                 operator.crew.members.pop(worker)
 
-    def durable(self, lsn: Lsn) -> None:
-        """Take the news that everything up to ``lsn`` is durable."""
+    def durable(self, ticket: int) -> None:
+        """Take the news that every append up to ``ticket`` is durable."""
         for leaf in self.leaves:
-            leaf.durable(lsn)
+            leaf.durable(ticket)
 
     def request_stop(self, reason: AsyncDistilError) -> None:
         """Stop intake; work in hand is finished."""

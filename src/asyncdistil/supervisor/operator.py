@@ -233,7 +233,7 @@ class StepOperator:
         if job is None or not job.cover(result.start, stop):
             return  # covered by another worker before: a lease settles once
         part = cut(job.chunk, result.start, stop)
-        lsn = self._commit(job, part, result)
+        ticket = self._commit(job, part, result)
         member.rows = max(0, member.rows - part.rows)
         rows = sum(ref.rows for ref in result.outputs)
         self._account(part, result, rows, whole=part.rows == job.chunk.rows)
@@ -242,9 +242,7 @@ class StepOperator:
         if rows:
             commit = self._last_commit
             self.outlet.emit(
-                reuse.output_chunk(
-                    part, commit, result.origins, result.failures, (0, rows), lsn, False
-                )
+                reuse.output_chunk(part, commit, result.origins, result.failures, (0, rows), ticket)
             )
         if not job.uncovered:
             self._state.claims.settle(job.id)

@@ -89,7 +89,7 @@ def replay(chunk: Chunk, hit: Hit) -> tuple[Chunk | None, tuple[RowFailure, ...]
     )
     if low == high:
         return None, failures
-    return output_chunk(chunk, commit, origins, failures, (low, high), hit.lsn, True), failures
+    return output_chunk(chunk, commit, origins, failures, (low, high), 0), failures
 
 
 def output_chunk(
@@ -98,8 +98,7 @@ def output_chunk(
     origins: Origins,
     failures: tuple[RowFailure, ...],
     rows: tuple[int, int],
-    lsn: int,
-    replayed: bool,
+    ticket: int,
 ) -> Chunk:
     """The stream chunk for output rows ``rows[0]`` to ``rows[1]`` of a commit.
 
@@ -109,8 +108,7 @@ def output_chunk(
         origins: Relative to ``chunk``.
         failures: Relative to ``chunk`` and to ``rows``.
         rows: Output positions in the commit.
-        lsn: Of the commit.
-        replayed: Whether it was stored before this run.
+        ticket: Of the commit's append; 0 if it was stored before this run.
     """
     whole = tuple(RowSlice(ref, 0, ref.rows) for ref in commit.outputs)
     low, high = rows
@@ -125,8 +123,8 @@ def output_chunk(
         runs=runs,
         rows=high - low,
         failed=tuple(f.output_row for f in failures if f.output_row >= 0),
-        lsn=lsn,
-        replayed=replayed,
+        ticket=ticket,
+        replayed=ticket == 0,
     )
 
 

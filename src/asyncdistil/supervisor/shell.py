@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from asyncdistil.batch import Lsn, RowSlice, StepName
 from asyncdistil.clock import Clock, SystemClock
 from asyncdistil.errors import AsyncDistilError, LogError
 from asyncdistil.log import Store
-from asyncdistil.log.events import Commit, Emit
+from asyncdistil.log.events import Emit
 from asyncdistil.supervisor.commands import Kill, Publish, Send, Spawn, WorkerId
 from asyncdistil.supervisor.machine import GeneratorDiverged, Machine
 from asyncdistil.supervisor.operator import StepOperator
@@ -86,6 +87,8 @@ class Shell:
         self._on_rows = on_rows
         self._on_turn = on_turn
         self._turn_planned = False
+        self._tickets = 0
+        self._undurable: deque[tuple[int, int]] = deque()
         self._ended = asyncio.Event()
         self._drain_deadline: float | None = None
         self._log_broken = False
@@ -116,7 +119,6 @@ class Shell:
             loop.call_soon_threadsafe(self._fail_log, error)
 
         store.start_syncing(durable, broken)
-        machine.durable(store.durable)
         machine.start_early()
         self._last_event_seconds = self._clock.monotonic()
         self._loop.call_later(_TICK_SECONDS, self._tick)
@@ -180,17 +182,13 @@ class Shell:
         events, state.events = state.events, []
         commands, state.commands = state.commands, []
         if events and not self._log_broken:
-            for event in events:
-                if isinstance(event, Commit):
-                    for ref in event.outputs:
-                        self._store.mark_dirty(ref.segment)
             try:
                 lsns = self._store.append(events)
             except LogError as error:
                 self._fail_log(error)
                 return
-            # Chunks already carry the LSNs that the machine foresaw.
-            assert lsns.stop == state.next_lsn, (lsns, state.next_lsn)
+            self._tickets += len(events)
+            self._undurable.append((lsns.stop - 1, self._tickets))
         for command in commands:
             match command:
                 case Send(worker=number, message=message):
@@ -235,8 +233,12 @@ class Shell:
         self._plan_turn()
 
     def _durable(self, lsn: Lsn) -> None:
-        self._machine.durable(lsn)
-        self._plan_turn()
+        ticket = 0
+        while self._undurable and self._undurable[0][0] <= lsn:
+            ticket = self._undurable.popleft()[1]
+        if ticket:
+            self._machine.durable(ticket)
+            self._plan_turn()
 
     def _fail(self, error: AsyncDistilError) -> None:
         self._machine.state.fail(error)

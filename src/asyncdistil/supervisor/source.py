@@ -87,10 +87,10 @@ class SourceOperator:
         counters = self._state.progress[self.name]
         for lsn, commit in self._chain:
             self._state.replayed(self.plan.lineage, lsn)
-            rows = self._emit(commit.outputs, lsn, replayed=True)
+            rows = self._emit(commit.outputs, 0)
             counters.rows_replayed += rows
 
-    def _emit(self, outputs: tuple[BatchRef, ...], lsn: Lsn, *, replayed: bool) -> int:
+    def _emit(self, outputs: tuple[BatchRef, ...], ticket: int) -> int:
         slices = tuple(RowSlice(ref, 0, ref.rows) for ref in outputs)
         rows = sum(ref.rows for ref in outputs)
         chunk = Chunk(
@@ -98,8 +98,8 @@ class SourceOperator:
             ports=(slices,),
             runs=(IdRun((), self._rows, rows),),
             rows=rows,
-            lsn=lsn,
-            replayed=replayed,
+            ticket=ticket,
+            replayed=ticket == 0,
         )
         if not self._complete:
             self._stored.extend(slices)
@@ -131,7 +131,7 @@ class SourceOperator:
         self._attempts = 1
         if not message.outputs:
             return
-        lsn = self._state.append(
+        ticket = self._state.append(
             Commit(
                 run=self._state.run,
                 lineage=self.plan.lineage,
@@ -144,7 +144,7 @@ class SourceOperator:
                 seconds=message.seconds,
             )
         )
-        rows = self._emit(message.outputs, lsn, replayed=False)
+        rows = self._emit(message.outputs, ticket)
         counters = self._state.progress[self.name]
         counters.rows_computed += rows
         counters.batches += 1

@@ -22,10 +22,9 @@ class RunState:
     Args:
         plan: What runs.
         run: Its id.
-        next_lsn: LSN that the log will give to the next appended event.
     """
 
-    def __init__(self, plan: RunPlan, run: RunId, next_lsn: Lsn) -> None:
+    def __init__(self, plan: RunPlan, run: RunId) -> None:
         self.plan = plan
         self.run = run
         self.now_seconds = 0.0
@@ -36,18 +35,22 @@ class RunState:
         self.progress: Progress = {}
         self.stop: AsyncDistilError | None = None
         self.draining = False
-        self.next_lsn = next_lsn
+        self._tickets = 0
         self._next_worker = 1
         self._next_lease = 1
         self._replayed: dict[bytes, list[Lsn]] = {}
         self._whole_failures: dict[StepName, int] = {}
 
-    def append(self, event: Event) -> Lsn:
-        """Have an event appended to the log; the LSN that it will get."""
-        lsn = self.next_lsn
-        self.next_lsn = Lsn(lsn + 1)
+    def append(self, event: Event) -> int:
+        """Have an event appended to the log.
+
+        Returns:
+            Its ticket: 1 for the first event of the run, and so on. The log numbers records in
+            its own way, with marks of its own between them.
+        """
+        self._tickets += 1
         self.events.append(event)
-        return lsn
+        return self._tickets
 
     def send(self, worker: WorkerId, message: ToWorker) -> None:
         """Have a message sent, after this turn's appends."""

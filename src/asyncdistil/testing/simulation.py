@@ -192,6 +192,7 @@ class Simulation:
         self.results: dict[StepName, list[Any]] = {}
         self.calls: dict[str, int] = {}
         self.turns = 0
+        self._earlier = len(self.memory.events)
         self._behaviours = behaviours
         self._random = random.Random(seed)
         self._kill_rate = kill_rate
@@ -204,7 +205,6 @@ class Simulation:
             RunId(run),
             self.memory,
             self.segments,
-            next_lsn=Lsn(len(self.memory.events) + 1),
             key=Digest(bytes(16)),
         )
 
@@ -236,7 +236,7 @@ class Simulation:
         state.events.clear()
         commands = list(state.commands)
         state.commands.clear()
-        self.machine.durable(Lsn(len(self.memory.events)))
+        self.machine.durable(len(self.memory.events) - self._earlier)
         for command in commands:
             match command:
                 case Spawn(worker=number, step=step, role=role):
