@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
@@ -26,40 +26,23 @@ _DAMAGED = ".damaged"
 _REMEDY = "run the pipeline again, which rebuilds it from the rows in the log and computes nothing"
 
 
-class Source(Protocol):
-    """Where the rows of one configuration are, until someone asks for them."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-
-    @property
-    def fingerprint(self) -> str:
-        """32 hex digits; equal ones stand for equal rows. Empty if it would have to be computed."""
-
-    def table(self) -> pa.Table:
-        """All rows as one Arrow table, without a copy."""
-
-    def dataset(self) -> datasets.Dataset:
-        """All rows as a `datasets.Dataset`, without a copy."""
-
-
 class MemoryTable:
     """A table that someone holds already."""
-
-    fingerprint = ""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
 
     @property
     def rows(self) -> int:
+        """Number of rows."""
         return int(self._table.num_rows)
 
     def table(self) -> pa.Table:
+        """The table."""
         return self._table
 
     def dataset(self) -> datasets.Dataset:
+        """The table as a `datasets.Dataset`, without a copy."""
         import datasets
         from datasets.table import InMemoryTable
 
@@ -92,16 +75,13 @@ class StoredTable:
 
     @property
     def rows(self) -> int:
+        """Number of rows, as the run recorded it."""
         return self._rows
 
     @property
     def fingerprint(self) -> str:
+        """32 hex digits; equal ones stand for equal files."""
         return xxh3_128_hexdigest(b"".join(digest for _, digest in self._files))
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the files; 0 for those that are gone."""
-        return sum(path.stat().st_size for path, _ in self._files if path.is_file())
 
     def table(self) -> pa.Table:
         """All rows as one memory-mapped table.
