@@ -12,7 +12,7 @@ from asyncdistil.batch import Digest, Lsn, SegmentId
 from asyncdistil.errors import LogError, StorageError
 from asyncdistil.log.checkpoint import write_checkpoint
 from asyncdistil.log.commit_log import CommitLog, Entry
-from asyncdistil.log.events import Commit, Event, Route
+from asyncdistil.log.events import Commit, Event, Route, Tombstone
 from asyncdistil.log.failpoint import failpoint
 from asyncdistil.log.files import Files, LocalFiles, write_all
 from asyncdistil.log.group_sync import WATERMARK, GroupSync, Mode
@@ -289,6 +289,10 @@ class Store(StoreView):
             files=self._files,
             lineages=list(known),
         )
+
+    def _give_up(self, lsns: Sequence[int]) -> None:
+        # On record, so that a later run is not refused for what this one left out.
+        self.append([Tombstone(tuple(map(Lsn, lsns)))])
 
     def _first_free_segment(self) -> int:
         # The names, not the log: a segment of a run that died before its first commit counts too.

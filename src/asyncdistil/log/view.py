@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from asyncdistil.batch import Digest, Lsn, RowSlice, RunId, StepName
 from asyncdistil.errors import CorruptRecord
-from asyncdistil.log.events import Commit, Emit, Route, RunBegin, RunEnd, StepDef
+from asyncdistil.log.events import Commit, Emit, Event, Route, RunBegin, RunEnd, StepDef
 from asyncdistil.log.files import Files
 from asyncdistil.log.index import Index, Located
 from asyncdistil.log.log_reader import LogReader
@@ -39,8 +39,8 @@ class StoreView:
     def commits(self, lineage: Digest) -> list[tuple[Lsn, Commit]]:
         """Commits of a lineage by ascending LSN, without those that ``gc`` dropped.
 
-        In a store opened with ``on_corruption="recompute"`` every payload is read and those
-        that are damaged are left out.
+        In a store opened with ``on_corruption="recompute"`` every payload is read, and those
+        that are damaged are left out for good.
 
         Raises:
             CorruptRecord: A record is damaged.
@@ -48,13 +48,14 @@ class StoreView:
         index = self._index
         found = self._events(index.table(lineage).commits)
         commits = [(lsn, commit) for lsn, commit in found if isinstance(commit, Commit)]
-        if index.tombstones:
-            commits = [item for item in commits if item[0] not in index.tombstones]
         if index.moved:
             commits = [(lsn, self._moved(commit)) for lsn, commit in commits]
         if self._skip_damaged:
             commits = self._undamaged(commits)
         return commits
+
+    def _give_up(self, lsns: Sequence[int]) -> None:
+        """Called with the LSNs of damaged records that were left out."""
 
     def routes(self, lineage: Digest) -> dict[Digest, tuple[StepName, ...]]:
         """Newest decision of a router by content digest of the batch.
@@ -107,8 +108,18 @@ class StoreView:
         """A reader of this store's rows; close it when done."""
         return SegmentReader(self.root, self.id, self._files)
 
-    def _events(self, located: Located) -> Iterator[tuple[Lsn, msgspec.Struct]]:
-        return self._reader.events(located.lsns, located.places, skip_damaged=self._skip_damaged)
+    def _events(self, located: Located) -> list[tuple[Lsn, Event]]:
+        dropped = self._index.tombstones
+        wanted = [
+            (lsn, place)
+            for lsn, place in zip(located.lsns, located.places, strict=True)
+            if lsn not in dropped
+        ]
+        lsns, places = [lsn for lsn, _ in wanted], [place for _, place in wanted]
+        found = list(self._reader.events(lsns, places, skip_damaged=self._skip_damaged))
+        if len(found) < len(wanted):
+            self._give_up(sorted({*lsns} - {lsn for lsn, _ in found}))
+        return found
 
     def _moved(self, commit: Commit) -> Commit:
         current = self._index.current
@@ -123,6 +134,7 @@ class StoreView:
 
     def _undamaged(self, commits: list[tuple[Lsn, Commit]]) -> list[tuple[Lsn, Commit]]:
         kept = []
+        damaged = []
         reader = self.reader()
         try:
             for lsn, commit in commits:
@@ -131,10 +143,13 @@ class StoreView:
                         reader.verify(ref)
                 except CorruptRecord as error:
                     self.warnings.append(f"{error} (it is left out and recomputed)")
+                    damaged.append(lsn)
                 else:
                     kept.append((lsn, commit))
         finally:
             reader.close()
+        if damaged:
+            self._give_up(damaged)
         return kept
 
     def _close_view(self) -> None:
