@@ -98,7 +98,7 @@ def _read(code: CodeType) -> CodeForm:
         code.co_kwonlyargcount,
         code.co_flags & _FLAGS,
         list(code.co_freevars),
-        [part for i in kept for part in (i.opname, _argument(i, offsets))],
+        [part for i in kept for part in (i.opname, _argument(i, offsets, code))],
         _ranges(reading, offsets),
     ]
     chains = dict.fromkeys(_global_chains(kept))
@@ -133,13 +133,14 @@ def _kept(reading: dis.Bytecode) -> list[dis.Instruction]:
     return kept
 
 
-def _argument(instruction: dis.Instruction, offsets: Sequence[int]) -> Any:
+def _argument(instruction: dis.Instruction, offsets: Sequence[int], code: CodeType) -> Any:
     opcode = instruction.opcode
     if instruction.opname == "IMPORT_NAME":
         # What the name leads to counts, not where it lies; see `CodeForm.imports`.
         return None
-    if opcode in _CONSTANT_OPCODES:
-        return _constant(instruction.argval)
+    if opcode in _CONSTANT_OPCODES and instruction.arg is not None:
+        # Not ``argval``: Python 3.11 doesn't resolve that of KW_NAMES.
+        return _constant(code.co_consts[instruction.arg])
     if opcode in _JUMP_OPCODES:
         return bisect_left(offsets, instruction.argval)
     if opcode in _NAME_OPCODES:
@@ -170,16 +171,13 @@ def _constant(value: Any) -> Any:
 
 
 def _ranges(reading: dis.Bytecode, offsets: Sequence[int]) -> list[list[int]]:
-    """Exception ranges in kept instructions; touching pieces of one range become one again."""
-    ranges: list[list[int]] = []
-    for entry in reading.exception_entries:  # type: ignore[attr-defined]
-        start, end = bisect_left(offsets, entry.start), bisect_left(offsets, entry.end)
-        handler = [bisect_left(offsets, entry.target), entry.depth, int(entry.lasti)]
-        if ranges and ranges[-1][1] == start and ranges[-1][2:] == handler:
-            ranges[-1][1] = end
-        elif start < end:
-            ranges.append([start, end, *handler])
-    return ranges
+    """Exception ranges, counted in kept instructions."""
+    ranges = [
+        [*(bisect_left(offsets, at) for at in (e.start, e.end, e.target)), e.depth, int(e.lasti)]
+        for e in reading.exception_entries  # type: ignore[attr-defined]
+    ]
+    # A range that held only skipped instructions is empty.
+    return [entry for entry in ranges if entry[0] < entry[1]]
 
 
 def _global_chains(kept: Sequence[dis.Instruction]) -> Iterator[tuple[str, ...]]:

@@ -86,6 +86,16 @@ _FIELD_OPTIONS = (
     "validate_default",
     "validation_alias",
 )
+_STRUCT_OPTIONS = (
+    "array_like",
+    "eq",
+    "forbid_unknown_fields",
+    "frozen",
+    "omit_defaults",
+    "order",
+    "tag",
+    "tag_field",
+)
 # A model's JSON schema, these texts included, is what a language model is shown.
 _FIELD_TEXTS = ("title", "description", "examples")
 
@@ -114,7 +124,7 @@ def describe(scope: Scope, cls: type) -> Any:
         value = own[name]
         if name in _SKIPPED or name in generated or isinstance(value, _SLOTS):
             continue
-        if _is_generated(value) or _is_inherited(cls, name, value):
+        if _is_inherited(cls, name, value):
             continue
         attributes.append([name, _attribute(scope, cls, name, value)])
     parts.append(attributes)
@@ -138,13 +148,9 @@ def _is_inherited(cls: type, name: str, value: Any) -> bool:
     return False
 
 
-def _is_generated(value: Any) -> bool:
-    """Whether ``dataclass`` made this function from the fields."""
-    while isinstance(value, types.FunctionType) and hasattr(value, "__wrapped__"):
-        value = value.__wrapped__
-    if not isinstance(value, types.FunctionType):
-        return False
-    return value.__code__.co_qualname.startswith("__create_fn__.")
+def is_generated(function: types.FunctionType) -> bool:
+    """Whether ``dataclass`` made a function from the fields."""
+    return function.__code__.co_qualname.startswith("__create_fn__.")
 
 
 def _declared(scope: Scope, cls: type, own: Any) -> tuple[list[Any], frozenset[str]]:
@@ -313,7 +319,10 @@ def _struct(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
             ],
             _where(cls, "defaults"),
         ),
-        repr(struct.__struct_config__),
+        [
+            [option, scope.value(getattr(struct.__struct_config__, option), _where(cls, option))]
+            for option in _STRUCT_OPTIONS
+        ],
         _annotated(scope, cls, own),
     ]
     return declared, {"__slots__", "__struct_config__"}

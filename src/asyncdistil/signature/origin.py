@@ -77,7 +77,8 @@ def origin_of_import(module_name: str) -> Origin | None:
     """Where an absolute import would be found, without running it; ``None`` if nowhere."""
     top = module_name.partition(".")[0]
     if top in sys.modules:
-        return origin_of_module(sys.modules[top])
+        loaded: ModuleType | None = sys.modules[top]  # ``None`` forbids the import
+        return None if loaded is None else origin_of_module(loaded)
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):

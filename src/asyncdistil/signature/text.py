@@ -55,7 +55,7 @@ _plain = _Plain()
 
 def text_of(label: str, value: Any) -> str:
     """A variable as text; empty if its name says that it is a secret."""
-    if _SECRET_NAME.search(label):
+    if _SECRET_NAME.search(label.rpartition(".")[2]):
         return ""
     return redacted(value if type(value) is str else _plain.repr(value))
 

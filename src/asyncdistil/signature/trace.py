@@ -162,6 +162,7 @@ class Scope:
             where: Full name, for people and for ``signature_ignore``.
             value: What the variable holds now.
         """
+        label, where = label.replace(".<locals>", ""), where.replace(".<locals>", "")
         if self.tracer.ignored(where):
             return ["ignored"]
         if isinstance(value, (FunctionType, type, ModuleType, *values.WRAPPERS)):
@@ -169,13 +170,15 @@ class Scope:
         number = self.tracer.add(
             (id(holder), label),
             (holder, value),
-            Node(label.replace(".<locals>", ""), text=text_of(label, value)),
+            Node(label, text=text_of(label, value)),
             lambda scope: ["variable", values.describe(scope, value, where)],
         )
         return self.reference(number)
 
     def function(self, function: FunctionType, where: str) -> Any:
         """A Python function, whoever wrote it."""
+        if classes.is_generated(function):
+            return ["generated", function.__name__]
         origin = origin_of_namespace(function.__globals__)
         # The name in the code: what a decorator returns has borrowed that of what it wraps.
         label = function.__code__.co_qualname.replace(".<locals>", "")
