@@ -97,11 +97,12 @@ def is_runtime_parameter(field: FieldInfo) -> tuple[bool, bool]:
     return False, True
 
 
-def _secret_class(annotation: Any) -> type[SecretStr | SecretBytes] | None:
+def secret_class(annotation: Any) -> type[SecretStr | SecretBytes] | None:
+    """Return the secret type that an annotation admits, alone or in a union; or ``None``."""
     if isinstance(annotation, type) and issubclass(annotation, SecretStr | SecretBytes):
         return annotation
     for member in get_args(annotation):
-        if (found := _secret_class(member)) is not None:
+        if (found := secret_class(member)) is not None:
             return found
     return None
 
@@ -209,7 +210,7 @@ class HasRuntimeParameters(BaseModel):
         except ValidationError as error:
             # The value itself stays out of the message where it may be a secret.
             field = type(self).model_fields[name]
-            secret = _secret_class(field.annotation) is not None
+            secret = secret_class(field.annotation) is not None
             given = "" if secret else f" (given {value!r:.80})"
             why = "; ".join(problem["msg"] for problem in error.errors(include_input=False))
             raise ParameterError(f"parameter {where!r}{given} can't be set: {why}") from None

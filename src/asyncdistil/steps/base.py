@@ -114,8 +114,6 @@ class BaseStep(HasRuntimeParameters):
             fields["name"] = free_name(type(self).__name__, pipeline)
         self._logger = logging.getLogger(f"asyncdistil.step.{fields['name']}")
 
-    # --- work ---------------------------------------------------------------------------------
-
     def load(self) -> None:
         """Make ready to work, in the process that works: open clients, load weights."""
 
@@ -129,8 +127,6 @@ class BaseStep(HasRuntimeParameters):
     def data_identity(self) -> bytes | None:
         """Name the data that a generator reads; ``None`` runs it every time."""
         return None
-
-    # --- columns ------------------------------------------------------------------------------
 
     @property
     def inputs(self) -> StepColumns:
@@ -215,14 +211,16 @@ class BaseStep(HasRuntimeParameters):
             self._mapping = mapping
         return mapping
 
-    # --- identity -----------------------------------------------------------------------------
-
     def operational_fields(self) -> frozenset[str]:
         """Fields that can't change the rows, besides those that no step has in its key."""
         return frozenset()
 
     def extra_code(self) -> Mapping[str, Callable[..., Any]]:
         """Functions that the step runs and that hang on no field, by a name for each."""
+        return {}
+
+    def identity_extra(self) -> Mapping[str, Any]:
+        """Whatever else can change the rows, such as the text of a prompt file, by name."""
         return {}
 
     def identity(self) -> "Identity":
@@ -244,8 +242,6 @@ class BaseStep(HasRuntimeParameters):
         """Texts that must never be in a message or a file."""
         return list(_secrets_in(self))
 
-    # --- parameters ---------------------------------------------------------------------------
-
     def check_runtime_parameters(self) -> None:
         """Check that every required runtime parameter has a value.
 
@@ -257,8 +253,6 @@ class BaseStep(HasRuntimeParameters):
                 f"step {self.name!r} needs a value for {', '.join(missing)}: write "
                 f"{call_to_write(self.name, missing)}"
             )
-
-    # --- artifacts ----------------------------------------------------------------------------
 
     @property
     def artifacts_directory(self) -> Path | None:
@@ -289,8 +283,6 @@ class BaseStep(HasRuntimeParameters):
             self._logger.warning("artifact %r is not kept: the step runs alone", name)
             return
         save_artifact(self.artifacts_directory, name, write_function, metadata)
-
-    # --- wiring -------------------------------------------------------------------------------
 
     def connect(
         self,
@@ -323,8 +315,6 @@ class BaseStep(HasRuntimeParameters):
         for other in others:
             connect(other, [self])
         return self
-
-    # --- copies and journeys ------------------------------------------------------------------
 
     def __getstate__(self) -> dict[Any, Any]:
         # A worker gets the step, never the pipeline around it.

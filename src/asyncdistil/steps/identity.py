@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
+from asyncdistil.mixins.runtime_parameters import secret_class
 from asyncdistil.signature import CodeFingerprint, Identity, fingerprint, step_identity
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ def _object_value(value: Any) -> Any:
         return [type(value).__qualname__, semantic_value(own())]
     if isinstance(value, BaseModel):
         ignored: Collection[str] = getattr(value, "signature_ignore", ())
-        fields = {name: getattr(value, name) for name in type(value).model_fields}
-        kept = {name: item for name, item in fields.items() if name not in ignored}
-        return [type(value).__qualname__, semantic_value(kept)]
+        return [type(value).__qualname__, _fields(value, ignored)]
     if callable(value) and hasattr(value, "__qualname__"):
         return {"function": value.__qualname__}
     return value
@@ -89,11 +88,15 @@ def _object_value(value: Any) -> Any:
 def semantic_fields(step: BaseStep) -> dict[str, Any]:
     """Return the fields that can change the rows of a step, as plain data."""
     ignored = OPERATIONAL_FIELDS | step.operational_fields() | set(step.signature_ignore)
-    fields = {name: getattr(step, name) for name in type(step).model_fields}
+    return _fields(step, ignored)
+
+
+def _fields(model: BaseModel, ignored: Collection[str]) -> dict[str, Any]:
+    # A field for a secret is left out by its type, so that one without a value is left out too.
     return {
-        name: semantic_value(value)
-        for name, value in fields.items()
-        if name not in ignored and not isinstance(value, SecretStr | SecretBytes)
+        name: semantic_value(getattr(model, name))
+        for name, field in type(model).model_fields.items()
+        if name not in ignored and secret_class(field.annotation) is None
     }
 
 
@@ -159,4 +162,5 @@ def identity_of(step: BaseStep) -> Identity:
         version=step.version,
         fields=semantic_fields(step),
         code=code_of(step),
+        extra=step.identity_extra(),
     )

@@ -1,0 +1,119 @@
+"""Runtime parameters: what a run may set."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Optional
+
+import pytest
+from pydantic import Field, SecretStr
+
+from asyncdistil.errors import ParameterError
+from asyncdistil.mixins.runtime_parameters import HasRuntimeParameters, RuntimeParameter
+from asyncdistil.steps import LoadDataFromDicts, LoadDataFromHub, Step
+
+
+class Model(HasRuntimeParameters):
+    model_config = {"validate_assignment": True}
+
+    generation_kwargs: Optional[RuntimeParameter[dict[str, Any]]] = Field(  # noqa: UP045
+        default_factory=dict, description="Passed on."
+    )
+    temperature: RuntimeParameter[float]
+    key: RuntimeParameter[SecretStr] = Field(default=SecretStr("old"))
+
+
+class Ask(Step):
+    llm: Model = Field(default_factory=Model)
+    judges: list[Model] = Field(default_factory=lambda: [Model(), Model()])
+    retries: RuntimeParameter[int] = Field(default=3, description="Tries.")
+    topic: RuntimeParameter[str]
+    plain: int = 0
+
+
+def test_names_say_what_is_optional_and_nest() -> None:
+    names = Ask().runtime_parameters_names
+    assert names["retries"] is True
+    assert names["topic"] is False
+    assert names["input_batch_size"] is True
+    assert names["resources"]["replicas"] is True
+    model = {"generation_kwargs": True, "temperature": False, "key": True}
+    assert names["llm"] == model
+    assert names["judges"] == {"0": model, "1": model}
+    assert "plain" not in names
+
+
+def test_parameters_are_set_converted_and_nested() -> None:
+    step = Ask()
+    step.set_runtime_parameters(
+        {
+            "retries": "5",
+            "llm": {"temperature": 0.5, "generation_kwargs": {"top_p": 1}, "key": "new"},
+            "judges": {"1": {"temperature": 1}},
+            "resources": {"replicas": 2},
+        }
+    )
+    assert (step.retries, step.resources.replicas) == (5, 2)
+    assert step.llm.generation_kwargs == {"top_p": 1}
+    assert [judge.temperature for judge in step.judges] == [None, 1.0]
+    assert step.llm.key is not None
+    assert step.llm.key.get_secret_value() == "new"
+
+
+def test_an_unknown_name_is_reported_with_the_nearest_and_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    step = Ask(name="ask")
+    with caplog.at_level(logging.WARNING):
+        step.set_runtime_parameters({"retrys": 1, "llm": {"temprature": 1}, "judges": {"7": {}}})
+    assert "did you mean 'retries'?" in caplog.text
+    assert "llm has no runtime parameter 'temprature'" in caplog.text
+    assert "did you mean 'temperature'?" in caplog.text
+    assert "judges has no runtime parameter '7'" in caplog.text
+    assert step.retries == 3
+
+
+def test_a_value_of_the_wrong_type_is_refused_by_its_path_and_secrets_are_not_shown() -> None:
+    step = Ask()
+    with pytest.raises(ParameterError, match=r"'llm\.temperature' \(given 'hot'\)"):
+        step.set_runtime_parameters({"llm": {"temperature": "hot"}})
+    with pytest.raises(ParameterError, match="give it a dict"):
+        step.set_runtime_parameters({"llm": 3})
+    with pytest.raises(ParameterError) as caught:
+        step.set_runtime_parameters({"llm": {"key": ["sekrit"]}})
+    assert "sekrit" not in str(caught.value)
+
+
+def test_missing_values_are_named_with_the_call_to_write() -> None:
+    step = Ask(name="ask")
+    assert step.missing_runtime_parameters() == [
+        "llm.temperature",
+        "judges.0.temperature",
+        "judges.1.temperature",
+        "topic",
+    ]
+    lone = LoadDataFromHub(name="load")
+    with pytest.raises(ParameterError) as caught:
+        lone.check_runtime_parameters()
+    assert "pipeline.run(parameters={'load': {'repo_id': ...}})" in str(caught.value)
+
+
+def test_a_nested_call_to_write_is_nested() -> None:
+    with pytest.raises(ParameterError) as caught:
+        Ask(name="ask", judges=[], topic="t").check_runtime_parameters()
+    assert "{'ask': {'llm': {'temperature': ...}}}" in str(caught.value)
+
+
+def test_info_describes_every_parameter() -> None:
+    info = {entry["name"]: entry for entry in Ask().get_runtime_parameters_info()}
+    assert info["retries"] == {"name": "retries", "optional": True, "description": "Tries."}
+    below = {entry["name"] for entry in info["llm"]["runtime_parameters_info"]}
+    assert below == {"generation_kwargs", "temperature", "key"}
+    assert set(info["judges"]["runtime_parameters_info"]) == {"0", "1"}
+
+
+def test_rows_can_be_given_by_the_run() -> None:
+    step = LoadDataFromDicts()
+    step.set_runtime_parameters({"data": [{"a": 1}], "batch_size": 7})
+    assert list(step.process()) == [([{"a": 1}], True)]
+    assert step.batch_size == 7
