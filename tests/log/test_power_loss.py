@@ -12,7 +12,7 @@ import pytest
 from asyncdistil.log import Store
 from asyncdistil.testing.disk import MemoryDisk
 
-STATES = int(os.environ.get("ASYNCDISTIL_POWER_LOSS_STATES", "3000"))
+STATES = int(os.environ.get("ASYNCDISTIL_POWER_LOSS_STATES", "2500"))
 CACHE = Path("/cache")
 
 

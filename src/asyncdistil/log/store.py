@@ -106,15 +106,15 @@ class Store(StoreView):
         """
         files = files or LocalFiles()
         root = store_root(cache_dir, name)
+        lock = StoreLock(root / "LOCK", files)
         try:
             _make_directories(files, cache_dir, root)
+            lock.acquire(name=name, wait_seconds=wait_seconds)
         except OSError as error:
             raise StorageError(
-                f"{root} can't be made ({error.strerror}); choose a cache directory that you may "
-                "write to"
+                f"{root} can't be made or locked ({error.strerror}); choose a cache directory "
+                "that you may write to"
             ) from error
-        lock = StoreLock(root / "LOCK", files)
-        lock.acquire(name=name, wait_seconds=wait_seconds)
         try:
             opened = open_recovered(root, files, recompute=on_corruption == "recompute")
             store = cls(root, files, lock, opened, mode)
