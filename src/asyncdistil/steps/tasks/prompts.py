@@ -38,15 +38,19 @@ def render(name: str, /, **values: Any) -> str:
 
 def digest(*names: str) -> str:
     """32 hex digits over the text of the named prompt files: part of a task's identity."""
-    return xxh3_128_hexdigest("\0".join(source(name) for name in names))
+    return xxh3_128_hexdigest("\0".join(source(name) for name in names).encode())
 
 
 @cache
-def compiled(text: str) -> jinja2.Template:
-    """Compile a template written by a user.
+def compiled(text: str, *, trim: bool = False) -> jinja2.Template:
+    """Compile a template that a user may have written.
 
     It runs in Jinja2's sandbox: a pipeline file may come from a hub, and a template that it holds
     must not reach beyond the row.
+
+    Args:
+        text: The template.
+        trim: Whether lines that hold only tags leave nothing behind, as in our own templates.
 
     Raises:
         ParameterError: The text is not a Jinja2 template.
@@ -55,7 +59,8 @@ def compiled(text: str) -> jinja2.Template:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:
-        return ImmutableSandboxedEnvironment().from_string(text)
+        sandbox = ImmutableSandboxedEnvironment(trim_blocks=trim, lstrip_blocks=trim)
+        return sandbox.from_string(text)
     except TemplateSyntaxError as error:
         raise ParameterError(
             f"the template is not valid Jinja2, line {error.lineno}: {error.message}. "
@@ -92,7 +97,7 @@ def check_columns(text: str, columns: Collection[str], *, where: str) -> None:
 def _library() -> jinja2.Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    return Environment(  # noqa: S701 (prompts are plain text, nothing to escape)
+    return Environment(
         loader=FunctionLoader(source),
         undefined=StrictUndefined,
         trim_blocks=True,

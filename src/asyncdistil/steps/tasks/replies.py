@@ -19,6 +19,8 @@ _FENCE = re.compile(r"```[\w+-]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```", re.DOTALL)
 _SCORE = re.compile(r"^\W*(\d+)\W+score\W*?(-?\d+(?:\.\d+)?)", re.IGNORECASE | re.MULTILINE)
 _BARE_SCORE = re.compile(r"^\W*score\W*?(-?\d+(?:\.\d+)?)", re.IGNORECASE | re.MULTILINE)
 _INTEGER = re.compile(r"(?<![\d.])\d+(?!\.?\d)")
+# LaTeX inside JSON: a backslash that begins no escape stands for itself.
+_LONE_BACKSLASH = re.compile(r'\\(?!["\\/bfnrtu])')
 _SHOWN_CHARACTERS = 160
 
 
@@ -31,8 +33,8 @@ def without_fences(reply: str) -> str:
 def read_json(reply: str, *, kind: type[dict[str, Any]] | type[list[Any]] | None = None) -> Any:
     """Read the JSON value in a reply, past fences and remarks around it.
 
-    Raw line breaks inside strings are accepted, and so are Python literals (single quotes,
-    ``None``), which small models write in place of JSON.
+    Raw line breaks inside strings are accepted, backslashes that begin no escape, and Python
+    literals (single quotes, ``None``), which small models write in place of JSON.
 
     Args:
         reply: Text as the model wrote it.
@@ -41,9 +43,10 @@ def read_json(reply: str, *, kind: type[dict[str, Any]] | type[list[Any]] | None
     Raises:
         ModelReplyError: There is no such value.
     """
-    opening = {dict: "{", list: "["}.get(kind, "{[") if kind else "{["
+    opening = "{[" if kind is None else "{" if kind is dict else "["
     decoder = json.JSONDecoder(strict=False)
-    for text in (without_fences(reply), reply):
+    texts = [without_fences(reply), reply]
+    for text in [*texts, *(_LONE_BACKSLASH.sub(r"\\\\", text) for text in texts)]:
         for position in (i for i, character in enumerate(text) if character in opening):
             try:
                 value, _ = decoder.raw_decode(text, position)
@@ -117,7 +120,8 @@ def sections(reply: str, label: str, count: int) -> list[str | None]:
         count: Parts wanted; headings with other numbers are ignored.
     """
     heading = re.compile(
-        rf"^[ \t#*]*(?:[\w ]*\s)?{re.escape(label)}\s*(\d+)[ \t#*:.]*$", re.IGNORECASE | re.MULTILINE
+        rf"^[ \t#*]*(?:[\w ]*\s)?{re.escape(label)}\s*(\d+)[ \t#*:.]*$",
+        re.IGNORECASE | re.MULTILINE,
     )
     found = list(heading.finditer(reply))
     parts: list[str | None] = [None] * count
@@ -125,6 +129,24 @@ def sections(reply: str, label: str, count: int) -> list[str | None]:
         number = int(this.group(1))
         if 1 <= number <= count and parts[number - 1] is None:
             parts[number - 1] = reply[this.end() : following.start() if following else None].strip()
+    return parts
+
+
+def headed(reply: str, headings: Sequence[str]) -> dict[str, str]:
+    """What stands below lines that hold nothing but one of ``headings``.
+
+    Marks around a heading, a colon after it and case are ignored; of two equal ones the first
+    counts.
+    """
+    pattern = re.compile(
+        rf"^[ \t#*_>]*({'|'.join(map(re.escape, headings))})[ \t*_:]*$",
+        re.IGNORECASE | re.MULTILINE,
+    )
+    found = list(pattern.finditer(reply))
+    parts: dict[str, str] = {}
+    for this, following in zip(found, [*found[1:], None], strict=True):
+        text = reply[this.end() : following.start() if following else None].strip()
+        parts.setdefault(this.group(1).lower(), text)
     return parts
 
 
@@ -151,5 +173,7 @@ def shown(reply: str) -> str:
     return repr(cut)
 
 
-def _kind_name(kind: type | None) -> str:
-    return {dict: "object", list: "array", None: "value"}[kind]
+def _kind_name(kind: type[Any] | None) -> str:
+    if kind is None:
+        return "value"
+    return "object" if kind is dict else "array"
