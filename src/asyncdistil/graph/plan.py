@@ -14,7 +14,7 @@ from asyncdistil.batch import Digest, StepName
 
 StepKind: TypeAlias = Literal["generator", "row", "batch", "global"]
 OnError: TypeAlias = Literal["raise", "skip", "null"]
-Reuse: TypeAlias = Literal["any", "own_run"]
+Reuse: TypeAlias = Literal["any", "own_run", "never"]
 
 
 class EdgePlan(msgspec.Struct, frozen=True):
@@ -41,7 +41,8 @@ class StepPlan(msgspec.Struct, frozen=True):
         edges: Input ports, in the order in which the edges were added; empty for generators.
         lineage: Step name + signature + wiring + lineages above.
         definition: Encoded preimage of ``lineage``, stored as STEP_DEF.
-        reuse: ``any`` commit of this lineage, or only those of the run's ``own_run`` id.
+        reuse: ``any`` commit of this lineage, only those of the run's ``own_run`` id, or ``never``:
+            a step whose results can't be told apart runs anew even when a run is taken up again.
         payload: cloudpickle of the step object; only a worker unpacks it.
         code: Code fingerprint that the worker must recompute, or ``None`` for library steps.
         input_batch_size: Rows of a call; semantic for ``batch``, a hint for ``row``.

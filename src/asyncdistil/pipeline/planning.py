@@ -7,7 +7,6 @@ waits until `PreparedRun.plan` is asked for, because a complete hit needs no wor
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from asyncdistil.pipeline.pipeline import Pipeline
 
 _DIGEST_BYTES = 16
+_UNREPEATABLE = Digest(xxh3_128_digest(b"a step whose results cannot be told apart"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ class _Naming:
         parents = [self.steps[port].lineage for port in above]
         if identity.uncacheable:
             self.restarting.add(name)
-            parents.append(self._for_this_run_only(f"step {name!r}", identity.uncacheable))
+            parents.append(self._unrepeatable(f"step {name!r}", identity.uncacheable))
         edges = [
             {
                 "upstream": port,
@@ -271,7 +271,7 @@ class _Naming:
         if identity.uncacheable:
             self.restarting.add(source)
             owner = f"the router after step {source!r}"
-            parents.append(self._for_this_run_only(owner, identity.uncacheable))
+            parents.append(self._unrepeatable(owner, identity.uncacheable))
         edge = {
             "upstream": source,
             "batch_size": made.nodes[source].input_batch_size,
@@ -283,14 +283,21 @@ class _Naming:
         self.routers[source] = Named(identity, router.code(), digest, definition, reuse)
 
     def _reuse(self, name: StepName) -> Reuse:
+        if name in self.restarting:
+            return "never"
         return "own_run" if self._own_run or name in self._tainted else "any"
 
-    def _for_this_run_only(self, owner: str, reasons: Iterable[str]) -> Digest:
+    def _unrepeatable(self, owner: str, reasons: Iterable[str]) -> Digest:
+        """Warn, and give the parent that marks the lineage.
+
+        It is the same in every run: steps below compare content, so rows that come out equal
+        cost nothing there. The step itself never reuses anything.
+        """
         self._warnings.append(
             f"{owner} runs anew every time, and starts over when a run is taken up again, because"
             f" its results cannot be told apart: {'; '.join(reasons)}"
         )
-        return Digest(secrets.token_bytes(_DIGEST_BYTES))
+        return _UNREPEATABLE
 
 
 def _edges(made: Draft, name: StepName) -> Iterable[EdgePlan]:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -231,26 +232,27 @@ class Session:
             resumed=resumed,
         )
         store.append([begin])
-        machine = Machine(
-            plan,
-            run,
-            store,
-            store.reader(),
-            key=self._prepared.complete_key,
-            discard=discard,
-            publish=self._on_rows is not None,
-        )
-        self._shell = Shell(
-            machine,
-            store,
-            _LAUNCHER,
-            _setting(self._prepared, plan, run),
-            on_rows=self._on_rows,
-            on_turn=self._on_turn,
-        )
-        if self._stop is not None:
-            self._shell.request_stop(self._stop)
-        return await self._shell.run()
+        with closing(store.reader()) as reader:
+            machine = Machine(
+                plan,
+                run,
+                store,
+                reader,
+                key=self._prepared.complete_key,
+                discard=discard,
+                publish=self._on_rows is not None,
+            )
+            self._shell = Shell(
+                machine,
+                store,
+                _LAUNCHER,
+                _setting(self._prepared, plan, run),
+                on_rows=self._on_rows,
+                on_turn=self._on_turn,
+            )
+            if self._stop is not None:
+                self._shell.request_stop(self._stop)
+            return await self._shell.run()
 
 
 def _seal(store: Store, end: RunEnd) -> None:

@@ -56,12 +56,14 @@ class Backlog:
             frontier: Nothing with a smaller key will arrive any more.
         """
         chunk = self.pop()
+        alone = chunk.key >= frontier
+        if alone:
+            # Rows in front of it may still arrive: they must not be joined to rows behind it.
+            self.went_ahead(chunk.key)
         if chunk.rows > limit:
             self.push(cut(chunk, limit, chunk.rows))
             return cut(chunk, 0, limit)
-        if chunk.key >= frontier:
-            # Rows in front of it may still arrive, so it goes alone.
-            self.went_ahead(chunk.key)
+        if alone:
             return chunk
         parts, rows = [chunk], chunk.rows
         while self._heap and self._may_follow(parts[-1], rows, limit, frontier):

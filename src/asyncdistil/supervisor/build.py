@@ -98,6 +98,7 @@ class Builder:
 
     def _add_router(self, router: RouterPlan, step: StepPlan, operator: Operator) -> None:
         self._define(router.lineage, step.name, router.definition)
+        # Decisions of an earlier run are kept with its rows, or given up with them.
         routes = self._stored.routes(router.lineage) if router.reuse == "any" else {}
         node = RouterOperator(router, step, self._state, routes, self._reader, operator)
         operator.outlet.connect(node, 0, "null")
@@ -122,6 +123,8 @@ class Builder:
         return operator
 
     def _commits(self, step: StepPlan) -> Sequence[tuple[Lsn, Commit]]:
+        if step.reuse == "never":
+            return ()
         commits = self._stored.commits(step.lineage)
         if step.reuse == "own_run":
             commits = [(lsn, commit) for lsn, commit in commits if commit.run == self._state.run]
