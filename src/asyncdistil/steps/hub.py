@@ -20,8 +20,8 @@ _log = logging.getLogger("asyncdistil.hub")
 def resolve_revision(repo_id: str, revision: str | None) -> str:
     """Return the commit that a revision of a dataset stands for now.
 
-    What was found is recorded in the cache of ``datasets``. When the hub can't be reached the
-    last commit recorded is used, and a warning names it.
+    When the hub can't be reached the last commit that was loaded here is used, and a warning
+    names it.
 
     Args:
         repo_id: Such as ``org/name``.
@@ -32,32 +32,64 @@ def resolve_revision(repo_id: str, revision: str | None) -> str:
 
     Raises:
         DataError: There is no such dataset or revision, or you may not read it, or the hub can't
-            be reached and nothing was recorded.
+            be reached and it was never loaded here.
     """
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
-    record = _record_of(repo_id, revision)
     try:
-        commit = _ask(repo_id, revision)
+        return _ask(repo_id, revision)
     except DataError:
         raise
     except Exception as error:  # offline, refused, timed out, 5xx: each client has its classes
         try:
-            commit = record.read_text(encoding="ascii").strip()
+            commit = _record_of(repo_id, revision).read_text(encoding="ascii").strip()
         except OSError:
             raise DataError(
                 f"the hub can't be reached to find dataset {repo_id!r} and it was never loaded "
                 f"here before ({type(error).__name__}): connect, or use LoadDataFromDisk"
             ) from error
         _log.warning(
-            "the hub can't be reached (%s): dataset %r is used at commit %s, the last one seen",
+            "the hub can't be reached (%s): dataset %r is used at commit %s, "
+            "the last one loaded here",
             type(error).__name__,
             repo_id,
             commit,
         )
         return commit
-    _write(record, commit)
-    return commit
+
+
+def remember_revision(repo_id: str, revision: str | None, commit: str) -> None:
+    """Record in the cache of ``datasets`` that a commit was loaded, for when there is no hub."""
+    record = _record_of(repo_id, revision)
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        draft = record.with_name(f"{record.name}.{os.getpid()}")
+        draft.write_text(commit, encoding="ascii")
+        draft.replace(record)
+    except OSError as error:
+        # Only the way back when offline is lost; the data itself is there.
+        _log.warning("the commit of a hub dataset could not be recorded: %s", error)
+
+
+def refuse_other_commit(repo_id: str, commit: str, found: str) -> None:
+    """Check that the data at hand is of the commit that names it.
+
+    Without the hub, ``datasets`` gives whatever version it has; under the name of another commit
+    that would be stale data.
+
+    Args:
+        repo_id: Such as ``org/name``.
+        commit: What was resolved.
+        found: Hash of the builder: a commit, or another kind of hash for datasets with a script.
+
+    Raises:
+        DataError: It is of another commit.
+    """
+    if _COMMIT.fullmatch(found) and found != commit:
+        raise DataError(
+            f"commit {commit} of dataset {repo_id!r} is not here and the hub can't be reached: "
+            f"connect, or give revision={found!r}, which is here"
+        )
 
 
 def _ask(repo_id: str, revision: str | None) -> str:
@@ -87,14 +119,3 @@ def _record_of(repo_id: str, revision: str | None) -> Path:
     key = canonical_bytes("asyncdistil/hub revision/1", [repo_id, revision])
     folder = Path(config.HF_DATASETS_CACHE).expanduser() / "asyncdistil-revisions"
     return folder / xxh3_128_hexdigest(key)
-
-
-def _write(record: Path, commit: str) -> None:
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        draft = record.with_name(f"{record.name}.{os.getpid()}")
-        draft.write_text(commit, encoding="ascii")
-        draft.replace(record)
-    except OSError as error:
-        # Only the way back when offline is lost; the data can still be loaded.
-        _log.warning("the commit of a hub dataset could not be recorded: %s", error)

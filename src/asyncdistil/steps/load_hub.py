@@ -12,7 +12,7 @@ from asyncdistil.mixins import RuntimeParameter
 from asyncdistil.steps.batching import recut
 from asyncdistil.steps.files import DataFile, digest_of_files
 from asyncdistil.steps.generator import GeneratorStep
-from asyncdistil.steps.hub import resolve_revision
+from asyncdistil.steps.hub import refuse_other_commit, remember_revision, resolve_revision
 from asyncdistil.steps.load_dataset import dataset_chunks
 from asyncdistil.typing import GeneratorStepOutput, StepColumns
 
@@ -21,7 +21,7 @@ class LoadDataFromHub(GeneratorStep):
     """Yield the rows of a dataset of the hub, or of a local folder laid out like one.
 
     The commit that the revision stands for is resolved once, before the run, and that commit is
-    what is loaded and what names the data. Offline, the last commit seen is used.
+    what is loaded and what names the data. Offline, the last commit loaded here is used.
 
     Attributes:
         repo_id: Such as ``org/name``, or the path of a folder.
@@ -106,7 +106,7 @@ class LoadDataFromHub(GeneratorStep):
         """
         key = (self._repo(), self.config, self.resolved_revision)
         if self._columns is None or self._columns[0] != key:
-            self._columns = (key, self._declared_columns())
+            self._columns = (key, list(self._builder().info.features or ()))
         return self._columns[1]
 
     @property
@@ -123,6 +123,8 @@ class LoadDataFromHub(GeneratorStep):
     def data_identity(self) -> bytes:
         """Digest of what is loaded: dataset, commit, configuration, split.
 
+        It asks the hub anew, so that a later run of the same object sees a later commit.
+
         Raises:
             DataError: The commit can't be found out.
         """
@@ -135,6 +137,7 @@ class LoadDataFromHub(GeneratorStep):
             content = digest_of_files(DataFile(system, path, "parquet") for path in paths)
             what += ["folder", content]
         else:
+            self._resolved = None
             what += ["hub", self.repo_id, self.resolved_revision]
         return xxh3_128_digest(canonical_bytes("asyncdistil/hub/1", what))
 
@@ -146,28 +149,33 @@ class LoadDataFromHub(GeneratorStep):
     def _is_folder(self) -> bool:
         return Path(self._repo()).is_dir()
 
-    def _fetch(self) -> Any:
+    def _builder(self) -> Any:
         import datasets
 
+        commit = self.resolved_revision
         try:
-            return datasets.load_dataset(
+            builder = datasets.load_dataset_builder(
                 self._repo(),
                 name=self.config,
-                split=self.split,
-                revision=self.resolved_revision,
-                streaming=bool(self.streaming),
+                revision=commit,
                 storage_options=self.storage_options,
             )
         except (ValueError, FileNotFoundError) as error:
-            raise DataError(f"dataset {self.repo_id!r} can't be loaded: {error}") from error
-
-    def _declared_columns(self) -> list[str]:
-        import datasets
-
-        try:
-            builder = datasets.load_dataset_builder(
-                self._repo(), name=self.config, revision=self.resolved_revision
-            )
-        except (ValueError, FileNotFoundError) as error:
             raise DataError(f"dataset {self.repo_id!r} can't be found: {error}") from error
-        return list(builder.info.features or ())
+        if commit is not None:
+            refuse_other_commit(self._repo(), commit, str(builder.hash))
+        return builder
+
+    def _fetch(self) -> Any:
+        builder = self._builder()
+        try:
+            if self.streaming:
+                dataset = builder.as_streaming_dataset(split=self.split)
+            else:
+                builder.download_and_prepare(storage_options=self.storage_options)
+                dataset = builder.as_dataset(split=self.split)
+        except (ValueError, FileNotFoundError) as error:
+            raise DataError(f"dataset {self.repo_id!r} can't be loaded: {error}") from error
+        if (commit := self.resolved_revision) is not None and not self.streaming:
+            remember_revision(self._repo(), self.revision, commit)
+        return dataset
