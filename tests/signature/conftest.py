@@ -100,11 +100,15 @@ class Project:
     def digest(self, module: str, name: str, **environment: str) -> str:
         return self.report(module, name, **environment)[name].digest
 
-    def assert_rebuilt_equal(self, message: Path) -> dict[str, Any]:
-        """Rebuild what was sent in a process that knows only ``sys.path``, and compare."""
-        digests, parts, reasons, _, _ = json.loads(message.read_text())
+    def received(self, message: Path) -> dict[str, tuple[str, dict[str, str]]]:
+        """What a process that knows only ``sys.path`` makes of what was sent."""
         output = run([sys.executable, "-P", "-c", _RECEIVE, str(message)], cwd=self.root)
-        received = json.loads(output)
+        return {name: (digest, parts) for name, (digest, parts) in json.loads(output).items()}
+
+    def assert_rebuilt_equal(self, message: Path) -> dict[str, Any]:
+        """Rebuild what was sent and compare every part."""
+        digests, parts, reasons, _, _ = json.loads(message.read_text())
+        received = self.received(message)
         differing = {
             (name, part): (parts[name].get(part), entry[1].get(part))
             for name, entry in received.items()

@@ -347,3 +347,26 @@ def test_a_class_made_by_the_library_from_a_users_function_counts_the_function(
     found = project.assert_rebuilt_equal(project.root / "message")
     assert "work" in found["parts"]["Made"]
     assert "SCALE" in found["parts"]["Made"]
+
+
+def test_what_the_journey_damages_is_found_out_before_it_runs(project: Any) -> None:
+    # cloudpickle drops the fields of a Struct and what a class body in a function reads.
+    source = """
+        import msgspec
+        CONSTANT = 3
+        class Fields(msgspec.Struct):
+            a: int = 1
+        def body():
+            class Local:
+                x = CONSTANT
+            return Local
+    """
+    project.write(damaged=source)
+    objects = "{'Fields': damaged.Fields, 'body': damaged.body}"
+    script = project.sender + f"\nimport damaged\n_send({objects}, 'message')\n"
+    project.run("-c", script, PYTHONPATH=str(project.root))
+    message = project.root / "message"
+    sent = json.loads(message.read_text())[0]
+    received = project.received(message)
+    assert received["Fields"][0] != sent["Fields"]
+    assert received["body"][0] != sent["body"]

@@ -48,7 +48,10 @@ MODULES = {
     "sig_broken": "raise RuntimeError('no GPU here')\n",
     "sig_pack__in____init__": "",
     "sig_pack__in__tools": "LEVEL = 1\ndef first(x):\n    return x\n",
-    "sig_pack__in__deep": "def value():\n    return 4\n",
+    "sig_pack__in__deep": (
+        "def value():\n    return 4\n\ndef near():\n    from .tools import first\n"
+        "    return first\n"
+    ),
 }
 
 
@@ -92,6 +95,12 @@ def test_a_late_import_counts_the_same_before_and_after_it_ran(steps: Any) -> No
     assert {"value", "value#2", "distribution pydantic"} <= set(before.parts)
     ignoring = fingerprint(steps.late, ignore={"sig_late", "sig_pack"})
     assert "value" not in ignoring.parts
+
+
+def test_a_relative_import_is_resolved_in_its_package(steps: Any) -> None:
+    near = importlib.import_module("sig_pack.deep").near
+    assert "first" in fingerprint(near).parts
+    assert fingerprint(near).uncacheable == ()
 
 
 def test_equal_ways_to_one_function_make_one_part(steps: Any) -> None:

@@ -72,6 +72,15 @@ def test_an_import_is_placed_without_running_it(
     monkeypatch.setitem(sys.modules, "blocked", None)
     assert origin_of_import("blocked") is None
 
+    class Refusing:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "refused_by_a_finder":
+                raise ImportError(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Refusing, *sys.meta_path])
+    assert origin_of_import("refused_by_a_finder") is None
+
 
 def install(root: Path, name: str, version: str, record: str) -> None:
     metadata = root / f"{name.replace('-', '_')}-{version}.dist-info"

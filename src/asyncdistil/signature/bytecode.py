@@ -24,6 +24,13 @@ from xxhash import xxh3_128_digest
 from asyncdistil.codec import canonical_bytes
 
 _SKIPPED = frozenset({"NOP", "EXTENDED_ARG", "CACHE"})
+# From Python 3.13 on the compiler joins two instructions if they stand on one line.
+_JOINED = {
+    "LOAD_FAST_LOAD_FAST": ("LOAD_FAST", "LOAD_FAST"),
+    "LOAD_FAST_BORROW_LOAD_FAST_BORROW": ("LOAD_FAST_BORROW", "LOAD_FAST_BORROW"),
+    "STORE_FAST_LOAD_FAST": ("STORE_FAST", "LOAD_FAST"),
+    "STORE_FAST_STORE_FAST": ("STORE_FAST", "STORE_FAST"),
+}
 _GLOBAL_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _ATTRIBUTE_LOADS = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 # Names that the compiler stores into every class body. ``__static_attributes__`` comes from a set,
@@ -129,8 +136,18 @@ def _kept(reading: dis.Bytecode) -> list[dis.Instruction]:
         ):
             kept.pop()
             continue
-        kept.append(instruction)
+        kept += _apart(instruction)
     return kept
+
+
+def _apart(instruction: dis.Instruction) -> list[dis.Instruction]:
+    names = _JOINED.get(instruction.opname)
+    if names is None:
+        return [instruction]
+    return [
+        instruction._replace(opname=name, argval=variable, argrepr=variable)
+        for name, variable in zip(names, instruction.argval, strict=True)
+    ]
 
 
 def _argument(instruction: dis.Instruction, offsets: Sequence[int], code: CodeType) -> Any:
@@ -226,26 +243,13 @@ def _imports(kept: Sequence[dis.Instruction], code: CodeType) -> Iterator[Import
 
 def _uses(kept: Sequence[dis.Instruction], store: int, code: CodeType) -> list[tuple[str, ...]]:
     """Attribute chains read from the variable stored at ``store``; an empty one is a bare use."""
-    target = kept[store].argval
-    name = target if isinstance(target, str) else target[0]
+    name = kept[store].argval
     if name in code.co_cellvars or not kept[store].opname.startswith("STORE_FAST"):
         return [()]
-    uses: list[tuple[str, ...]] = []
-    for position, instruction in enumerate(kept):
-        loaded = _loaded_locals(instruction)
-        if name in loaded[:-1]:
-            uses.append(())
-        if loaded and loaded[-1] == name:
-            uses.append(tuple(_attributes(kept, position + 1)))
+    uses = [
+        tuple(_attributes(kept, position + 1))
+        for position, instruction in enumerate(kept)
+        if instruction.opname.startswith("LOAD_FAST") and instruction.argval == name
+    ]
     # Imported and never named again: for what importing it does.
     return uses or [()]
-
-
-def _loaded_locals(instruction: dis.Instruction) -> tuple[str, ...]:
-    """Local variables that an instruction loads; superinstructions touch two."""
-    if not instruction.opname.startswith(("LOAD_FAST", "STORE_FAST_LOAD_FAST")):
-        return ()
-    if isinstance(instruction.argval, str):
-        return (instruction.argval,)
-    touched: tuple[str, ...] = instruction.argval
-    return touched[1:] if instruction.opname.startswith("STORE") else touched

@@ -85,11 +85,10 @@ def origin_of_import(module_name: str) -> Origin | None:
         return None
     if spec is None:
         return None
-    places = [*([spec.origin] if spec.has_location and spec.origin else [])]
-    places += [
-        os.path.join(entry, "__init__.py") for entry in spec.submodule_search_locations or ()
-    ]
-    return _place(top, places[0] if places else None)
+    if spec.has_location:
+        return _place(top, spec.origin)
+    entries = spec.submodule_search_locations or ()
+    return _place(top, next((os.path.join(entry, "__init__.py") for entry in entries), None))
 
 
 @cache
