@@ -272,6 +272,27 @@ def test_commits_become_durable_in_order_while_two_threads_work(kit: Any, cache_
     store.close(clean=True)
 
 
+def test_a_callback_that_raises_stops_the_store_instead_of_hanging_it(
+    kit: Any, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _args: None)
+    store = Store.open(cache_dir, "p")
+    errors: list[Exception] = []
+
+    def on_durable(_lsn: Lsn) -> None:
+        raise RuntimeError("the loop is closed")
+
+    store.start_syncing(on_durable, errors.append)
+    writer = kit.writer(store)
+    with pytest.raises(StorageError, match="loop is closed"):
+        for number in range(1, 10_000):
+            writer.commit(number)
+            store.flush()
+    assert len(errors) == 1
+    store.close(clean=True)
+    store.close(clean=True)
+
+
 def test_relaxed_commits_are_durable_after_a_flush(kit: Any, cache_dir: Path) -> None:
     store = Store.open(cache_dir, "p", mode="relaxed")
     store.start_syncing(lambda _lsn: None, lambda _error: None)

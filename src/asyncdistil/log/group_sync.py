@@ -124,28 +124,35 @@ class GroupSync:
         return self.durable
 
     def _run(self) -> None:
-        while self.error is None:
+        try:
+            while self.error is None and self._wait():
+                self._group()
+        except Exception as error:
+            # A callback raised; without this, whoever waits for the watermark waits for ever.
+            self._fail(StorageError(f"the sync thread stopped: {error!r}; run again"))
+            raise
+
+    def _wait(self) -> bool:
+        """Wait for work; ``False`` when there will be no more."""
+        try:
             with self._log.lock:
                 while self._log.tail.lsn <= self.durable and not self._stopping:
                     self._asleep = True
                     if not self._wake.wait(_IDLE_SECONDS):
                         self._stamp()
-                if self._stopping:
-                    return
                 if self._mode == "relaxed":
                     self._wake.wait_for(lambda: self._stopping, RELAXED_SECONDS)
-            self._group()
+                return not self._stopping
+        except StorageError as error:
+            self._fail(error)
+            return False
 
     def _stamp(self) -> None:
         """While nothing happens, write down how far the log is durable."""
         log = self._log
         if self._mode == "process" or log.stamped >= log.durable:
             return
-        try:
-            log.append([WATERMARK])
-        except StorageError as error:
-            self._fail(error)
-            return
+        log.append([WATERMARK])
         # Nobody waits for this record, so it needs no sync of its own.
         self.durable = Lsn(log.tail.lsn)
 
@@ -208,5 +215,9 @@ class GroupSync:
         self._on_durable(target)
 
     def _fail(self, error: LogError) -> None:
-        self.error = error
+        with self._log.lock:
+            if self.error is not None:
+                return
+            self.error = error
+            self._wake.notify_all()
         self._on_error(error)

@@ -58,6 +58,7 @@ class Store(StoreView):
         self._clean = recovered.clean
         self._checkpoint = recovered.checkpoint
         self._next_segment = 0
+        self._closed = False
         self._segments: dict[int, int] = {}
         self._log = CommitLog(
             root,
@@ -254,6 +255,9 @@ class Store(StoreView):
         Raises:
             StorageError: The end could not be written; nothing acknowledged is lost.
         """
+        if self._closed:
+            return
+        self._closed = True
         try:
             self._sync.stop()
             if self._sync.error is None:
