@@ -30,6 +30,7 @@ AsyncDistilError
     ModelRequestError        the service understood and refused this request (400, 404, 422)
     ModelRateLimited         the service asked us to slow down, for longer than we may wait
     ModelUnavailable         refused, reset, timed out, 5xx
+      ModelOutage            the service answers nobody, for longer than we may wait
     ModelReplyError          the reply could not be understood
 
 Which branch an error stands on says who must act: ``UserError`` you, ``LogError`` the owner of the
@@ -137,12 +138,8 @@ class RunStopped(AsyncDistilError):
     """The run ended early; what is done is kept and a rerun goes on from it."""
 
 
-class Interrupted(RunStopped, KeyboardInterrupt):
-    """A signal or a cancellation asked the run to stop.
-
-    It is a ``KeyboardInterrupt`` too, so that a script that does not handle it ends as any
-    interrupted program does: with status 130.
-    """
+class Interrupted(RunStopped):
+    """A signal or a cancellation asked the run to stop."""
 
 
 class FailureBudgetExceeded(RunStopped):
@@ -185,6 +182,10 @@ class ModelRateLimited(ModelError):
 
 class ModelUnavailable(ModelError):
     """The service refused the connection, reset it, timed out or answered 5xx."""
+
+
+class ModelOutage(ModelUnavailable):
+    """The service has answered no request for longer than we may wait; the run is resumable."""
 
 
 class ModelReplyError(ModelError):

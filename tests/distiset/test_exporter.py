@@ -17,6 +17,7 @@ import pytest
 from asyncdistil.batch import BatchRef, Digest, RowSlice, RunId, StepName
 from asyncdistil.codec import encode_rows
 from asyncdistil.distiset import Distiset
+from asyncdistil.distiset.exporter import Layout
 from asyncdistil.launch import WorkerProcess, spawn
 from asyncdistil.log import SegmentWriter, Store
 from asyncdistil.log.events import Emit
@@ -53,8 +54,8 @@ def appended(store: Store, batches: Sequence[list[dict[str, Any]]]) -> list[RowS
     return [RowSlice(ref, 0, ref.rows) for ref in refs]
 
 
-def load_message(store: Store, columns: Sequence[str] = ()) -> Load:
-    payload = msgspec.msgpack.encode(list(columns)) if columns else b""
+def load_message(store: Store, columns: Sequence[str] = (), dropped: Sequence[str] = ()) -> Load:
+    payload = msgspec.msgpack.encode(Layout(tuple(columns), dropped=tuple(dropped)))
     return Load(
         role="export",
         step=StepName("leaf/export"),
@@ -132,6 +133,14 @@ def test_no_rows_give_a_dataset_without_rows(store: Store) -> None:
     assert isinstance(exported, Exported)
     train = distiset_of(store, exported)["default"]["train"]
     assert (len(train), train.column_names) == (0, ["instruction", "generation"])
+
+
+def test_a_dropped_column_is_in_the_log_and_not_in_the_dataset(store: Store) -> None:
+    slices = appended(store, [[{"x": 1, "distilabel_metadata": {"a": 1}}, {"x": 2}]])
+    load = load_message(store, ["x"], dropped=["distilabel_metadata"])
+    exported, _ = asyncio.run(converse([load, Export(tuple(slices)), Finish()]))[0]
+    assert isinstance(exported, Exported)
+    assert distiset_of(store, exported).table().to_pylist() == [{"x": 1}, {"x": 2}]
 
 
 def test_damaged_rows_stop_the_run_with_their_place(store: Store) -> None:

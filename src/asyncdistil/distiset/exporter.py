@@ -27,6 +27,18 @@ from asyncdistil.transport.messages import Export, Exported, Fatal, Finish, Load
 _EXPORTS = "exports"
 
 
+class Layout(msgspec.Struct, frozen=True):
+    """What a dataset looks like besides its rows.
+
+    Attributes:
+        columns: Columns that it has even if no row comes.
+        dropped: Columns that it leaves out.
+    """
+
+    columns: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
 def serve(channel: Channel, load: Load) -> None:
     """Write the rows of one leaf until `Finish`, then answer `Exported`.
 
@@ -36,8 +48,7 @@ def serve(channel: Channel, load: Load) -> None:
 
     Args:
         channel: To the supervisor; `Load` was received.
-        load: Names store, run and leaf. Its payload may be a MessagePack array of column names
-            that the dataset has even if no row comes.
+        load: Names store, run and leaf. Its payload may hold a `Layout` as MessagePack.
 
     Raises:
         PeerClosed: The supervisor is gone; what was written is removed.
@@ -53,24 +64,28 @@ def serve(channel: Channel, load: Load) -> None:
 
 
 def _export(channel: Channel, load: Load) -> Exported:
-    columns = msgspec.msgpack.decode(load.payload, type=list[str]) if load.payload else []
+    layout = msgspec.msgpack.decode(load.payload, type=Layout) if load.payload else Layout()
     with closing(_slices(channel)) as slices:
         # Waits for the first message before it needs what is being imported.
         first = tuple(islice(slices, 1))
-        return _write(load, columns, chain(first, slices))
+        return _write(load, layout, chain(first, slices))
 
 
-def _write(load: Load, columns: list[str], slices: Iterable[RowSlice]) -> Exported:
+def _write(load: Load, layout: Layout, slices: Iterable[RowSlice]) -> Exported:
     from asyncdistil.distiset.writer import LeafWriter
 
     folder = f"{_EXPORTS}/{load.run}"
     store = Path(load.store)
-    writer = LeafWriter(store, folder, name_digest(load.step), columns=columns)
+    writer = LeafWriter(store, folder, name_digest(load.step), columns=layout.columns)
     reader = SegmentReader(store, load.store_id)
     try:
         for each in slices:
             size_bytes = each.ref.length * each.rows // each.ref.rows
-            writer.add(reader.rows(each), size_bytes)
+            rows = reader.rows(each)
+            for name in layout.dropped:
+                for row in rows:
+                    row.pop(name, None)
+            writer.add(rows, size_bytes)
         return Exported(*writer.finish())
     except BaseException:
         writer.abandon()

@@ -17,7 +17,16 @@ from xxhash import xxh3_128_digest
 
 from asyncdistil.batch import Digest, StepName
 from asyncdistil.codec import canonical_bytes
-from asyncdistil.graph import EdgePlan, Graph, OnError, Reuse, RouterPlan, RunPlan, StepPlan
+from asyncdistil.graph import (
+    EdgePlan,
+    Graph,
+    OnError,
+    Reuse,
+    RouterPlan,
+    RunPlan,
+    StepPlan,
+    columns_out,
+)
 from asyncdistil.pipeline.draft import Draft, draft
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.payload import packed
@@ -92,6 +101,11 @@ class PreparedRun:
     _draft: Draft = field(repr=False)
     _steps: Mapping[StepName, Named] = field(repr=False)
     _routers: Mapping[StepName, Named] = field(repr=False)
+
+    def columns_of(self, leaf: StepName) -> tuple[str, ...]:
+        """Columns that the dataset of a leaf is known to have, before any row is there."""
+        present = columns_out(self._draft.graph, self._draft.nodes)[leaf].present
+        return tuple(name for name in present if name not in self.drop_columns)
 
     @cached_property
     def plan(self) -> RunPlan:

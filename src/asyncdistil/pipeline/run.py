@@ -18,6 +18,7 @@ import anyio.to_thread
 
 from asyncdistil.batch import Row, RowSlice, StepName
 from asyncdistil.distiset import Distiset
+from asyncdistil.errors import Interrupted
 from asyncdistil.log import SegmentReader, StoreReader
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.outcome import to_distiset
@@ -51,6 +52,8 @@ def run(pipeline: Pipeline, options: RunOptions) -> Distiset:
         UserError: Something must change before it can run; nothing was started.
         RunStopped: The run ended early and can be taken up again.
         LogError: The log cannot keep its promise.
+        KeyboardInterrupt: Ctrl-C; its text says how to go on.
+        SystemExit: SIGTERM or SIGHUP.
     """
     prepared = prepare(pipeline, options)
     hit = complete_hit(prepared)
@@ -58,15 +61,25 @@ def run(pipeline: Pipeline, options: RunOptions) -> Distiset:
         return to_distiset(prepared, hit)
     session = Session(prepared)
     session.start()
-    with _signals(session):
+    with _signals(session) as signals:
         while not session.ended.is_set():
             try:
                 # A bounded wait: a signal handler of Python runs between two of them.
                 session.ended.wait(_WAIT_SECONDS)
             except KeyboardInterrupt:
                 # Someone else's handler raised it, as Jupyter's does.
+                signals.append(signal.SIGINT)
                 session.request_stop(interrupted("Ctrl-C"))
-    return to_distiset(prepared, session.result())
+    try:
+        return to_distiset(prepared, session.result())
+    except Interrupted as stopped:
+        # End as any interrupted program does: with status 130, or 128 + the signal's number.
+        if signals and signals[0] == signal.SIGINT:
+            raise KeyboardInterrupt(str(stopped)) from None
+        if signals:
+            _log.error("%s", stopped)
+            raise SystemExit(128 + signals[0]) from stopped
+        raise
 
 
 async def arun(pipeline: Pipeline, options: RunOptions) -> Distiset:
@@ -195,21 +208,24 @@ def astream(pipeline: Pipeline, options: RunOptions) -> Stream:
 
 
 @contextmanager
-def _signals(session: Session) -> Iterator[None]:
-    """Stop in order on the usual signals, if the main thread waits and no loop owns it."""
+def _signals(session: Session) -> Iterator[list[int]]:
+    """Stop in order on the usual signals, if the main thread waits and no loop owns it.
+
+    Yields:
+        The signals that came, in order.
+    """
+    seen: list[int] = []
     if threading.current_thread() is not threading.main_thread() or _inside_loop():
-        yield
+        yield seen
         return
-    seen = 0
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal seen
-        seen += 1
+        seen.append(number)
         name = signal.Signals(number).name
-        if seen == 1:
+        if len(seen) == 1:
             _log.warning("%s: finishing what workers hold; once more to stop at once", name)
             session.request_stop(interrupted("Ctrl-C" if name == "SIGINT" else name))
-        elif seen == 2:
+        elif len(seen) == 2:
             session.stop_now()
         else:
             os._exit(128 + number)
@@ -220,7 +236,7 @@ def _signals(session: Session) -> Iterator[None]:
         if number is not None:
             previous[number] = signal.signal(number, stop)
     try:
-        yield
+        yield seen
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -20,8 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import msgspec
+
 from asyncdistil import launch
 from asyncdistil.batch import Digest, RowSlice, RunId, StepName
+from asyncdistil.distiset.exporter import Layout
+from asyncdistil.distiset.tables import exports_in_place
 from asyncdistil.errors import AsyncDistilError, Interrupted, RunStopped
 from asyncdistil.graph.plan import RunPlan
 from asyncdistil.log import Store, StoreReader
@@ -75,7 +79,7 @@ def complete_hit(prepared: PreparedRun) -> Finished | None:
         failed = max((emit.failed for emit in emits), default=0)
         if not emits or (failed and prepared.options.retry_failed):
             return None
-        if not all((reader.root / path).is_file() for emit in emits for path, _ in emit.files):
+        if not all(exports_in_place(reader.root, emit.files) for emit in emits):
             return None
         return Finished(reader.root, emits, hit=True, failed_rows=failed)
     finally:
@@ -289,6 +293,9 @@ def _new_run_id() -> RunId:
 def _setting(prepared: PreparedRun, plan: RunPlan, run: RunId) -> Setting:
     payloads: dict[StepName, bytes] = {step.name: step.payload for step in plan.steps}
     codes: dict[StepName, Digest | None] = {step.name: step.code for step in plan.steps}
+    for leaf in plan.leaves:
+        layout = Layout(prepared.columns_of(leaf), prepared.drop_columns)
+        payloads[StepName(f"{leaf}/export")] = msgspec.msgpack.encode(layout)
     for router in plan.routers:
         payloads[StepName(f"{router.source}/router")] = router.payload
     cwd = os.getcwd()
