@@ -226,12 +226,17 @@ def write_checkpoint(
     start = sum(map(len, parts))
     for lineage, place, body in tables:
         parts += encode_record(seed, RecordType.TABLE, start + place, body, meta=lineage)[:2]
+    _replace(root, b"".join(parts), files)
+
+
+def _replace(root: Path, data: bytes, files: Files) -> None:
+    """Put a complete checkpoint in the place of the one before."""
     path = checkpoint_path(root)
     scratch = path.with_suffix(".tmp")
     files.unlink(scratch)
     fd = files.create(scratch)
     try:
-        write_all(files, fd, b"".join(parts))
+        write_all(files, fd, data)
         failpoint("checkpoint.after_write")
         files.fdatasync(fd)
     finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,23 +25,20 @@ from asyncdistil.log.index import (
     decode_event,
     pack_place,
 )
+from asyncdistil.log.log_files import LogFile, LogFiles
 from asyncdistil.log.names import commit_path
 from asyncdistil.log.record import (
     FILE_HEADER_BYTES,
     HEADER_BYTES,
     FileHeader,
-    FileKind,
     Header,
     RecordType,
-    file_seed,
-    parse_file_header,
     parse_header,
     payload_fits,
     stray_headers,
 )
 
 _WINDOW_BYTES = 8 << 20
-_HEADER_READ_BYTES = 4096
 
 
 class Hole(NamedTuple):
@@ -119,13 +115,6 @@ class Recovered:
     pending: deque[Pending] = field(default_factory=deque)
 
 
-class _LogFile(NamedTuple):
-    number: int
-    size: int
-    header: FileHeader | None
-    digest: int
-
-
 def recover(
     root: Path,
     files: Files,
@@ -164,11 +153,12 @@ class _Recovery:
     ) -> None:
         self._root = root
         self._files = files
+        self._log = LogFiles(root, files)
         self._exclusive = exclusive
         self._recompute = recompute
         self._stop_lsn = stop_lsn
         self._result = Recovered()
-        self._files_by_number: dict[int, _LogFile] = {}
+        self._files_by_number: dict[int, LogFile] = {}
         self._known_holes: dict[tuple[int, int], Hole] | None = None
         self._sealed = False
 
@@ -202,28 +192,17 @@ class _Recovery:
         except CorruptRecord as error:
             result.warnings.append(f"{error} (this time it was ignored)")
             return
-        result.store_id = result.checkpoint.store_id
+        result.store_id = self._log.store_id = result.checkpoint.store_id
         result.durable = result.checkpoint.tail.lsn
 
-    def _read_file_header(self, number: int) -> _LogFile:
-        fd = self._files.open_read(commit_path(self._root, number))
-        try:
-            size = self._files.size(fd)
-            data = self._files.pread(fd, _HEADER_READ_BYTES, 0)
-        finally:
-            self._files.close(fd)
-        parsed = parse_file_header(data, FileKind.COMMIT_LOG, number, self._result.store_id)
-        if parsed is None:
-            return _LogFile(number, size, None, 0)
-        self._result.store_id = parsed[0].store_id
-        self._result.durable = max(self._result.durable, parsed[0].durable)
-        return _LogFile(number, size, *parsed)
-
-    def _chain(self, numbers: list[int], oldest: int) -> list[_LogFile]:
+    def _chain(self, numbers: list[int], oldest: int) -> list[LogFile]:
         """Files that count, oldest first, found by going back from the newest."""
         by_number = self._files_by_number
         for number in numbers:
-            by_number[number] = self._read_file_header(number)
+            found = by_number[number] = self._log.file(number)
+            if found.header is not None:
+                self._result.store_id = found.header.store_id
+                self._result.durable = max(self._result.durable, found.header.durable)
         number = 0
         for found in sorted(by_number.values(), reverse=True):
             if found.header is not None:
@@ -232,7 +211,7 @@ class _Recovery:
             # The header is synced before anything follows it: a torn one stands alone.
             if found.size > FILE_HEADER_BYTES:
                 self._damaged(found.number, 0, "its file header is damaged", None)
-        chain: list[_LogFile] = []
+        chain: list[LogFile] = []
         while number:
             file = by_number.get(number)
             if file is None or file.header is None:
@@ -244,7 +223,7 @@ class _Recovery:
             number = file.header.previous_number
         return chain[::-1]
 
-    def _adopt_checkpoint(self, chain: list[_LogFile]) -> bool:
+    def _adopt_checkpoint(self, chain: list[LogFile]) -> bool:
         """Use the checkpoint if the log really goes on from it."""
         result, checkpoint = self._result, self._result.checkpoint
         if checkpoint is None:
@@ -259,7 +238,7 @@ class _Recovery:
         result.checkpoint = None
         return False
 
-    def _walk_chain(self, chain: list[_LogFile]) -> None:
+    def _walk_chain(self, chain: list[LogFile]) -> None:
         result = self._result
         if result.checkpoint is None:
             header = chain[0].header
@@ -273,7 +252,7 @@ class _Recovery:
                     self._leave_out(later.number, 0, later.size)
                 return
 
-    def _enter(self, file: _LogFile) -> bool:
+    def _enter(self, file: LogFile) -> bool:
         """Step over a file's header; ``False`` ends the log before it."""
         header, tail = file.header, self._result.tail
         assert header is not None
@@ -288,13 +267,13 @@ class _Recovery:
         self._result.tail = Tail(file.number, FILE_HEADER_BYTES, header.base - 1, file.digest)
         return True
 
-    def _walk_file(self, file: _LogFile, follower: FileHeader | None) -> bool:
+    def _walk_file(self, file: LogFile, follower: FileHeader | None) -> bool:
         """Walk one file up to where it counts; ``False`` ends the log."""
         limit = file.size if follower is None else follower.previous_end
         if self._exclusive and self._result.tail.end < file.size:
-            self._read_from_disk(file.number)
+            self._log.read_from_disk(file.number)
         while (reason := self._walk_records(file.number, limit)) is not None:
-            header = self._header_at(file.number, self._result.tail.end)
+            header = self._log.header_at(file.number, self._result.tail.end)
             if not self._judge(file, self._result.tail.end, limit, header, reason, follower):
                 return False
         if follower is None and self._result.tail.lsn < self._result.durable:
@@ -305,7 +284,7 @@ class _Recovery:
         """Take in records up to ``limit``; the reason if one is bad."""
         result = self._result
         _, end, lsn, digest = result.tail
-        seed = file_seed(self._store_id(), FileKind.COMMIT_LOG, number)
+        seed = self._log.seed(number)
         stop_lsn = self._stop_lsn or 0
         fd = self._files.open_read(commit_path(self._root, number))
         window, start = b"", end
@@ -361,7 +340,7 @@ class _Recovery:
 
     def _judge(
         self,
-        file: _LogFile,
+        file: LogFile,
         offset: int,
         limit: int,
         header: Header | None,
@@ -377,8 +356,9 @@ class _Recovery:
         bad_lsn = result.tail.lsn + 1
         hole = self._hole(file.number, offset)
         if hole is None:
-            for stray in self._strays(file.number, offset):
-                result.durable = max(result.durable, stray.durable)
+            later = [f for n, f in self._files_by_number.items() if n > file.number]
+            strays = self._log.intact_headers([file, *later], offset)
+            result.durable = max([result.durable, *(stray.durable for stray in strays)])
             if bad_lsn > result.durable:
                 self._leave_out(file.number, offset, file.size)
                 return False
@@ -393,8 +373,8 @@ class _Recovery:
         self, number: int, offset: int, limit: int, follower: FileHeader | None
     ) -> Hole:
         """Where to go on behind damage."""
-        data = self._read(number, offset, limit)
-        seed = file_seed(self._store_id(), FileKind.COMMIT_LOG, number)
+        data = self._log.read(number, offset, limit)
+        seed = self._log.seed(number)
         for at, header in stray_headers(data, 0, seed):
             payload = data[at + HEADER_BYTES : at + header.size]
             if header.position > self._result.tail.lsn and payload_fits(header, payload, seed):
@@ -408,50 +388,10 @@ class _Recovery:
     def _hole(self, number: int, offset: int) -> Hole | None:
         """Damage at this place that was given up before."""
         if self._known_holes is None:
-            self._known_holes = {}
-            for other in sorted(self._files_by_number):
-                data = self._read(other, 0, self._files_by_number[other].size)
-                seed = file_seed(self._store_id(), FileKind.COMMIT_LOG, other)
-                for at, header in stray_headers(data, 0, seed, kind=RecordType.REPAIR):
-                    payload = data[at + HEADER_BYTES : at + header.size]
-                    if payload_fits(header, payload, seed):
-                        hole = Hole(*_HOLE.unpack_from(payload, header.meta_bytes))
-                        self._known_holes[hole.number, hole.start] = hole
+            bodies = self._log.intact_bodies(self._files_by_number.values(), RecordType.REPAIR)
+            holes = [Hole(*_HOLE.unpack_from(body)) for body in bodies]
+            self._known_holes = {(hole.number, hole.start): hole for hole in holes}
         return self._known_holes.get((number, offset))
-
-    def _strays(self, number: int, offset: int) -> Iterator[Header]:
-        """Intact headers at or behind a place, in this file and in all later ones."""
-        for other, file in self._files_by_number.items():
-            if other >= number:
-                start = offset if other == number else 0
-                data = self._read(other, start, file.size)
-                seed = file_seed(self._store_id(), FileKind.COMMIT_LOG, other)
-                for _, header in stray_headers(data, 0, seed):
-                    yield header
-
-    def _header_at(self, number: int, offset: int) -> Header | None:
-        seed = file_seed(self._store_id(), FileKind.COMMIT_LOG, number)
-        return parse_header(self._read(number, offset, offset + HEADER_BYTES), 0, seed)
-
-    def _read(self, number: int, start: int, end: int) -> bytes:
-        fd = self._files.open_read(commit_path(self._root, number))
-        try:
-            return self._files.pread(fd, end - start, start) if end > start else b""
-        finally:
-            self._files.close(fd)
-
-    def _read_from_disk(self, number: int) -> None:
-        """Make sure that the walk sees what is on the disk, not what failed to get there."""
-        fd = self._files.open_read(commit_path(self._root, number))
-        try:
-            self._files.fdatasync(fd)
-            self._files.drop_cached(fd)
-        finally:
-            self._files.close(fd)
-
-    def _store_id(self) -> bytes:
-        assert self._result.store_id is not None
-        return self._result.store_id
 
     def _leave_out(self, number: int, start: int, end: int) -> None:
         if end > start:
@@ -488,7 +428,7 @@ class _Recovery:
     def _step_of(self, number: int, offset: int, header: Header) -> str:
         """Name the step of a damaged commit, as far as its bytes still tell."""
         start = offset + HEADER_BYTES
-        lineage = self._read(number, start, start + header.meta_bytes)
+        lineage = self._log.read(number, start, start + header.meta_bytes)
         with suppress(KeyError):
             return f", a commit of step {self._result.index.step_defs[lineage].step!r}"  # type: ignore[index]
         return ", a commit"

@@ -133,7 +133,7 @@ class Store(StoreView):
         """Write down what recovery decided, so that the next one decides nothing anew."""
         recovered = opened.recovered
         with suppress(OSError):
-            self._make_reserve()
+            _make_reserve(self.root / "reserve", self._files)
         if recovered.tail.number == 0 or recovered.remainders or recovered.holes:
             with self._log.lock:
                 holes = [Entry(RecordType.REPAIR, b"", hole.encode()) for hole in recovered.holes]
@@ -305,15 +305,6 @@ class Store(StoreView):
     def _checkpoint_at(self, lsn: int) -> bool:
         return self._checkpoint is not None and self._checkpoint.tail.lsn == lsn
 
-    def _make_reserve(self) -> None:
-        path = self.root / "reserve"
-        if not self._files.exists(path):
-            fd = self._files.create(path)
-            try:
-                write_all(self._files, fd, bytes(RESERVE_BYTES))
-            finally:
-                self._files.close(fd)
-
     def _close_files(self) -> None:
         self._close_view()
         for fd in self._segments.values():
@@ -340,3 +331,12 @@ def _make_directories(files: Files, cache_dir: Path, root: Path) -> None:
     for path in (root.parent, root, *(root / name for name in ("commits", "segments"))):
         if files.make_private_dir(path):
             files.fsync_dir(path.parent)
+
+
+def _make_reserve(path: Path, files: Files) -> None:
+    if not files.exists(path):
+        fd = files.create(path)
+        try:
+            write_all(files, fd, bytes(RESERVE_BYTES))
+        finally:
+            files.close(fd)
