@@ -27,7 +27,9 @@ def test_choices_are_spread_evenly() -> None:
 
 
 def test_weights_are_kept_and_need_not_add_up_to_one() -> None:
-    counts = Counter(Draw(0, n).weighted(["rare", "common", "never"], [1, 9, 0]) for n in range(4000))
+    counts = Counter(
+        Draw(0, n).weighted(["rare", "common", "never"], [1, 9, 0]) for n in range(4000)
+    )
     assert counts["never"] == 0
     assert 300 < counts["rare"] < 500
 

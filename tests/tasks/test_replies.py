@@ -25,7 +25,7 @@ def test_an_object_is_read_past_remarks_and_fences(value: dict[str, object]) -> 
 
 def test_an_object_is_read_out_of_a_fence_of_any_language() -> None:
     for language in ("", "json", "JSON", "python"):
-        assert replies.read_json(f"Look:\n```{language}\n{{\"a\": [1]}}\n```\nDone.") == {"a": [1]}
+        assert replies.read_json(f'Look:\n```{language}\n{{"a": [1]}}\n```\nDone.') == {"a": [1]}
 
 
 def test_python_literals_count_as_json() -> None:

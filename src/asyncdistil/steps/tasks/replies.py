@@ -120,15 +120,14 @@ def sections(reply: str, label: str, count: int) -> list[str | None]:
         count: Parts wanted; headings with other numbers are ignored.
     """
     heading = re.compile(
-        rf"^[ \t#*]*(?:[\w ]*\s)?{re.escape(label)}\s*(\d+)[ \t#*:.]*$",
+        rf"^[ \t#*]*(?:[\w ]*[ \t])?{re.escape(label)}\s*(\d+)[ \t#*:.]*$",
         re.IGNORECASE | re.MULTILINE,
     )
-    found = list(heading.finditer(reply))
     parts: list[str | None] = [None] * count
-    for this, following in zip(found, [*found[1:], None], strict=True):
-        number = int(this.group(1))
+    for found, text in _cut(reply, heading):
+        number = int(found)
         if 1 <= number <= count and parts[number - 1] is None:
-            parts[number - 1] = reply[this.end() : following.start() if following else None].strip()
+            parts[number - 1] = text
     return parts
 
 
@@ -142,11 +141,9 @@ def headed(reply: str, headings: Sequence[str]) -> dict[str, str]:
         rf"^[ \t#*_>]*({'|'.join(map(re.escape, headings))})[ \t*_:]*$",
         re.IGNORECASE | re.MULTILINE,
     )
-    found = list(pattern.finditer(reply))
     parts: dict[str, str] = {}
-    for this, following in zip(found, [*found[1:], None], strict=True):
-        text = reply[this.end() : following.start() if following else None].strip()
-        parts.setdefault(this.group(1).lower(), text)
+    for heading, text in _cut(reply, pattern):
+        parts.setdefault(heading.lower(), text)
     return parts
 
 
@@ -161,16 +158,22 @@ def labelled(text: str, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
         rf"^[ \t>#*_-]*({'|'.join(map(re.escape, by_lower))})[ \t*_]*:[ \t*_]*",
         re.IGNORECASE | re.MULTILINE,
     )
-    found = list(pattern.finditer(text))
-    for this, following in zip(found, [*found[1:], None], strict=True):
-        value = text[this.end() : following.start() if following else None]
-        yield by_lower[this.group(1).lower()], value.strip()
+    for label, value in _cut(text, pattern):
+        yield by_lower[label.lower()], value
 
 
 def shown(reply: str) -> str:
     """The start of a reply, quoted for a message."""
     cut = reply if len(reply) <= _SHOWN_CHARACTERS else reply[:_SHOWN_CHARACTERS] + "…"
     return repr(cut)
+
+
+def _cut(text: str, mark: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+    """Yield the first group of every mark, and what stands between it and the next one."""
+    found = list(mark.finditer(text))
+    stops = [following.start() for following in found[1:]]
+    for this, stop in zip(found, [*stops, len(text)], strict=False):
+        yield this.group(1), text[this.end() : stop].strip()
 
 
 def _kind_name(kind: type[Any] | None) -> str:
