@@ -13,6 +13,7 @@ from asyncdistil.batch import Digest, StepName
 from asyncdistil.codec import content_digest
 from asyncdistil.errors import GraphError, StepError, WorkerDied
 from asyncdistil.graph.plan import EdgePlan, RouterPlan, RunPlan, StepPlan
+from asyncdistil.log.events import Intent, Outcome
 from asyncdistil.testing.simulation import Behaviour, Memory, Segments, Simulation
 
 # A failing schedule does not get simpler by shrinking, only slower to find: the seed repeats it.
@@ -42,7 +43,9 @@ def source(name: str = "load") -> StepPlan:
     return step(name, "generator", data_identity=lineage("data of " + name), resumable=True)
 
 
-def plan(*steps: StepPlan, leaves: tuple[str, ...], routers: tuple[RouterPlan, ...] = ()) -> RunPlan:
+def plan(
+    *steps: StepPlan, leaves: tuple[str, ...], routers: tuple[RouterPlan, ...] = ()
+) -> RunPlan:
     return RunPlan(
         pipeline="p",
         signature="",
@@ -270,9 +273,7 @@ def test_a_barrier_under_a_join_does_not_block(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("kind", ["row", "batch"])
 def test_the_row_that_kills_its_worker_is_found_and_left_out(seed: int, kind: str) -> None:
-    deadly = plan(
-        source(), step("deadly", kind, "load", input_batch_size=16), leaves=("deadly",)
-    )
+    deadly = plan(source(), step("deadly", kind, "load", input_batch_size=16), leaves=("deadly",))
     run = Simulation(
         deadly,
         {
@@ -535,3 +536,21 @@ def test_any_dag_that_is_cut_short_is_taken_up_and_ends_the_same(
     assert again.run()
     assert again.calls == {}
     assert again.results == last.results
+
+
+def test_an_outside_act_is_announced_durably_before_and_recorded_after() -> None:
+    acting = plan(source(), step("push", "row", "load", effects=True), leaves=("push",))
+    run = Simulation(
+        acting,
+        {"load": Behaviour(rows=batches(30, 10)), "push": Behaviour(each=lambda v: v)},
+        kill_rate=0.01,
+        seed=5,
+    )
+    assert run.run()
+    assert run.results["push"] == list(range(30))
+    events = run.memory.events
+    intents = {e.key: at for at, e in enumerate(events) if isinstance(e, Intent)}
+    outcomes = {e.key: at for at, e in enumerate(events) if isinstance(e, Outcome)}
+    assert len(intents) == 3
+    assert set(outcomes) == set(intents)
+    assert all(intents[key] < outcomes[key] for key in intents)

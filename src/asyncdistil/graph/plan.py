@@ -122,6 +122,8 @@ class RunPlan(msgspec.Struct, frozen=True):
         retry_failed: Whether rows that failed in an earlier run are tried again.
         raise_on_failure: Whether the first failed row stops the run.
         dry_rows: Rows taken from each generator in a dry run; 0 in a real run.
+        budget_microusd: Paid millionths of a US dollar after which no request is sent any more.
+        budget_tokens: Paid tokens after which no request is sent any more.
     """
 
     pipeline: str
@@ -135,3 +137,5 @@ class RunPlan(msgspec.Struct, frozen=True):
     retry_failed: bool = True
     raise_on_failure: bool = False
     dry_rows: int = 0
+    budget_microusd: int | None = None
+    budget_tokens: int | None = None

@@ -28,7 +28,7 @@ from asyncdistil.graph import (
     columns_out,
 )
 from asyncdistil.pipeline.draft import Draft, draft
-from asyncdistil.pipeline.options import RunOptions
+from asyncdistil.pipeline.options import Budget, RunOptions
 from asyncdistil.pipeline.payload import packed
 from asyncdistil.pipeline.pipeline import DRY_RUN_SUFFIX
 from asyncdistil.signature import (
@@ -128,7 +128,14 @@ class PreparedRun:
             retry_failed=self.options.retry_failed,
             raise_on_failure=self.options.on_error == "raise",
             dry_rows=self.options.dry_rows,
+            budget_microusd=_microusd(self.options.budget),
+            budget_tokens=self.options.budget.tokens if self.options.budget else None,
         )
+
+    @property
+    def leaves(self) -> tuple[StepName, ...]:
+        """Steps whose rows become the dataset, in the order of declaration."""
+        return self._draft.graph.leaves
 
     def _step_plan(self, name: StepName) -> StepPlan:
         made, step, named = self._draft, self._draft.steps[name], self._steps[name]
@@ -213,6 +220,12 @@ def build_plan(pipeline: Pipeline, options: RunOptions) -> PreparedRun:
         _steps=steps,
         _routers=routers,
     )
+
+
+def _microusd(budget: Budget | None) -> int | None:
+    if budget is None or budget.dollars is None:
+        return None
+    return round(budget.dollars * 1_000_000)
 
 
 def wiring_signature(graph: Graph, routers: Mapping[StepName, RoutingBatchFunction]) -> str:

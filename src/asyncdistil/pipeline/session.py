@@ -75,8 +75,7 @@ def complete_hit(prepared: PreparedRun) -> Finished | None:
     if reader is None:
         return None
     try:
-        emits = list(reader.emits(prepared.complete_key))
-        failed = max((emit.failed for emit in emits), default=0)
+        emits, failed = _newest_dataset(prepared, reader)
         if not emits or (failed and prepared.options.retry_failed):
             return None
         if not all(exports_in_place(reader.root, emit.files) for emit in emits):
@@ -84,6 +83,19 @@ def complete_hit(prepared: PreparedRun) -> Finished | None:
         return Finished(reader.root, emits, hit=True, failed_rows=failed)
     finally:
         reader.close()
+
+
+def _newest_dataset(prepared: PreparedRun, reader: StoreReader) -> tuple[list[Emit], int]:
+    """What the newest completed run of this pipeline emitted, and how many rows failed in it.
+
+    A run that stopped may have emitted some of its leaves: it does not count.
+    """
+    key = prepared.complete_key
+    for begin, end in reversed(reader.runs()):
+        if end is not None and end.completed and end.key == key:
+            made = {emit.leaf: emit for emit in reader.emits(key) if emit.run == begin.run}
+            return [made[leaf] for leaf in prepared.leaves], end.failed
+    return [], 0
 
 
 class Session:

@@ -9,6 +9,7 @@ from asyncdistil.batch import Digest, Lsn, RunId, StepName
 from asyncdistil.errors import GraphError
 from asyncdistil.graph.plan import RouterPlan, StepPlan
 from asyncdistil.log.events import Commit, StepDef
+from asyncdistil.supervisor.effects import EffectOperator
 from asyncdistil.supervisor.front import Aligned, Barrier, Converging, Direct, Front, Ordered
 from asyncdistil.supervisor.leaf import LeafOperator
 from asyncdistil.supervisor.operator import Memory, Operator, StepOperator
@@ -111,7 +112,13 @@ class Builder:
             return self._source(step, commits)
         upstreams = tuple(self.named[edge.upstream] for edge in step.edges)
         front = self._front(step, upstreams)
-        operator = StepOperator(step, self._state, front, self._memory(step, commits), upstreams)
+        memory = self._memory(step, commits)
+        if step.effects:
+            operator: StepOperator = EffectOperator(
+                step, self._state, front, memory, upstreams, self._reader
+            )
+        else:
+            operator = StepOperator(step, self._state, front, memory, upstreams)
         for port, edge in enumerate(step.edges):
             if edge.routed:
                 router = self._routers[edge.upstream]

@@ -25,6 +25,7 @@ from asyncdistil.errors import (
 from asyncdistil.graph.plan import RunPlan
 from asyncdistil.supervisor.build import Builder, Stored
 from asyncdistil.supervisor.commands import WorkerId
+from asyncdistil.supervisor.effects import EffectOperator
 from asyncdistil.supervisor.leaf import LeafOperator
 from asyncdistil.supervisor.operator import Operator, StepOperator
 from asyncdistil.supervisor.reuse import DigestReader
@@ -42,6 +43,7 @@ from asyncdistil.transport.messages import (
     GeneratorFailed,
     Loaded,
     LoadFailed,
+    PermitRequest,
     Result,
     Routed,
     Survived,
@@ -114,8 +116,11 @@ class Machine:
 
     # --- events ------------------------------------------------------------------------------
 
-    def messages(self, worker: WorkerId, messages: Sequence[FromWorker]) -> None:
+    def messages(
+        self, worker: WorkerId, messages: Sequence[FromWorker], now_seconds: float
+    ) -> None:
         """Take what a worker sent."""
+        self.state.now_seconds = now_seconds
         operator = self._owner_of(worker)
         for message in messages:
             if isinstance(operator, StepOperator):
@@ -136,8 +141,6 @@ class Machine:
                 operator.on_survived(worker, message)
             case Routed() if isinstance(operator, RouterOperator):
                 operator.on_routed(worker, message)
-            case Claim():
-                self.state.send(worker, self.state.claims.answer(message))
 
     def _to_source(self, operator: SourceOperator, message: FromWorker) -> None:
         match message:
@@ -152,6 +155,11 @@ class Machine:
 
     def _to_any(self, operator: Operator, worker: WorkerId, message: FromWorker) -> None:
         match message:
+            case Claim():
+                self.state.send(worker, self.state.claims.answer(message))
+            case PermitRequest():
+                now = self.state.now_seconds
+                self.state.send(worker, self.state.governors.answer(worker, message, now))
             case Loaded():
                 member = operator.crew.members.get(worker)
                 if member is not None:
@@ -179,6 +187,7 @@ class Machine:
         """Take the news that a worker is gone; everything it sent has been given before."""
         operator = self._owner_of(worker)
         self._owner.pop(worker, None)
+        self.state.governors.forget(worker)
         if worker in operator.crew.members:
             for job in operator.crew.members[worker].jobs:
                 self.state.claims.release(job)
@@ -189,8 +198,9 @@ class Machine:
 
     def durable(self, ticket: int) -> None:
         """Take the news that every append up to ``ticket`` is durable."""
-        for leaf in self.leaves:
-            leaf.durable(ticket)
+        for operator in self._order:
+            if isinstance(operator, LeafOperator | EffectOperator):
+                operator.durable(ticket)
 
     def request_stop(self, reason: AsyncDistilError) -> None:
         """Stop intake; work in hand is finished."""

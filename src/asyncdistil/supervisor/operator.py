@@ -273,7 +273,7 @@ class StepOperator:
         counters.filtered += result.filtered
         counters.seconds += result.seconds
         if result.usage is not None:
-            counters.add_usage(result.usage)
+            self._state.spent(self.name, result.usage)
         failures = result.failures
         if failures:
             all_failed = whole and len(failures) >= part.rows

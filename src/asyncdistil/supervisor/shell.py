@@ -217,7 +217,7 @@ class Shell:
             if isinstance(message, LogLine):
                 log_line(self._machine.name_of(number), message)
         try:
-            self._machine.messages(number, messages)
+            self._machine.messages(number, messages, self._last_event_seconds)
         except GeneratorDiverged as diverged:
             _log.warning("%s; its stored rows are left out from now on", diverged)
             self._diverged = diverged.step

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from asyncdistil.batch import Lsn, RowFailure, RowId, RunId, StepName
-from asyncdistil.errors import AsyncDistilError, FailureBudgetExceeded
+from asyncdistil.batch import Lsn, RowFailure, RowId, RunId, StepName, Usage
+from asyncdistil.errors import AsyncDistilError, BudgetExhausted, FailureBudgetExceeded
 from asyncdistil.graph.plan import RunPlan, StepPlan
 from asyncdistil.log.events import Event, Reuse
 from asyncdistil.supervisor.claims import Claims
 from asyncdistil.supervisor.commands import Command, Send, WorkerId
+from asyncdistil.supervisor.governors import Governors
 from asyncdistil.supervisor.progress import Progress, StepProgress
 from asyncdistil.transport.messages import ToWorker
 
@@ -31,6 +32,9 @@ class RunState:
         self.events: list[Event] = []
         self.commands: list[Command] = []
         self.claims = Claims()
+        self.governors = Governors()
+        self._spent_microusd = 0
+        self._spent_tokens = 0
         self.warnings: list[str] = []
         self.progress: Progress = {}
         self.stop: AsyncDistilError | None = None
@@ -133,6 +137,26 @@ class RunState:
                     "and run again; finished work is kept."
                 )
             )
+
+    def spent(self, step: StepName, usage: Usage) -> None:
+        """Book what the model calls of one batch took, and keep to the budget."""
+        self.progress[step].add_usage(usage)
+        self._spent_microusd += usage.cost_microusd
+        self._spent_tokens += usage.input_tokens + usage.output_tokens
+        dollars, tokens = self.plan.budget_microusd, self.plan.budget_tokens
+        if dollars is not None and self._spent_microusd >= dollars:
+            spent, limit = f"${self._spent_microusd / 1e6:.4f}", f"${dollars / 1e6:.4f}"
+        elif tokens is not None and self._spent_tokens >= tokens:
+            spent, limit = f"{self._spent_tokens:,} tokens", f"{tokens:,} tokens"
+        else:
+            return
+        self.governors.close("the budget of the run is spent")
+        self.fail(
+            BudgetExhausted(
+                f"the run has spent {spent} of its budget of {limit} and sends no more requests. "
+                "Every answer that was paid for is kept: run again with a larger budget to go on."
+            )
+        )
 
     def worked(self, step: StepName) -> None:
         """Note that a batch of a step had at least one good row."""

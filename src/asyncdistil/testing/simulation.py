@@ -275,12 +275,15 @@ class Simulation:
     def _deliver(self, number: WorkerId) -> None:
         outbox = self._workers[number].outbox
         count = self._random.randint(1, len(outbox))
-        self.machine.messages(number, [outbox.popleft() for _ in range(count)])
+        self._pass_on(number, [outbox.popleft() for _ in range(count)])
+
+    def _pass_on(self, number: WorkerId, messages: list[FromWorker]) -> None:
+        self.machine.messages(number, messages, float(self.turns))
 
     def _die(self, number: WorkerId) -> None:
         worker = self._workers.pop(number)
         if worker.outbox:
-            self.machine.messages(number, list(worker.outbox))
+            self._pass_on(number, list(worker.outbox))
         self.machine.lost(number, "it was killed by the simulation")
 
     def _work(self, number: WorkerId) -> None:
@@ -295,7 +298,7 @@ class Simulation:
                         self.results[leaf] = values
                         worker.outbox.append(Exported((), len(values)))
                     if worker.outbox:
-                        self.machine.messages(number, list(worker.outbox))
+                        self._pass_on(number, list(worker.outbox))
                     del self._workers[number]
                     self.machine.lost(number, "it exited with status 0")
                 case Export(slices=slices):

@@ -1,0 +1,47 @@
+"""Rate limits shared by every worker of a run that talks to the same service.
+
+The supervisor knows a governor only as an opaque name and a pool of permits; which service stands
+behind it, and what a permit is spent on, is the workers' business.
+"""
+
+from __future__ import annotations
+
+from asyncdistil.supervisor.commands import WorkerId
+from asyncdistil.transport.brokers import RateLimits
+from asyncdistil.transport.messages import Granted, PermitRequest
+from asyncdistil.transport.permits import Pool
+
+_CLOSED_WAIT_SECONDS = 1.0
+
+
+class Governors:
+    """The pools of a run, made when first asked for."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, Pool] = {}
+        self._closed = ""
+
+    def close(self, reason: str) -> None:
+        """Grant nothing more: what is in flight may end, nothing new is sent."""
+        self._closed = reason
+
+    def answer(self, worker: WorkerId, request: PermitRequest, now_seconds: float) -> Granted:
+        """Take a report and answer the question in it."""
+        pool = self._pools.get(request.governor)
+        if pool is None:
+            # The first who asks decides: steps that share a service share its limits.
+            pool = self._pools[request.governor] = Pool(RateLimits(*request.limits))
+        granted = pool.on(request, now_seconds, holder=worker)
+        if self._closed and granted.permits:
+            pool.on(_returned(request.governor, granted.permits), now_seconds, holder=worker)
+            return Granted(request.governor, 0, _CLOSED_WAIT_SECONDS, self._closed)
+        return granted
+
+    def forget(self, worker: WorkerId) -> None:
+        """Take back what a dead worker held."""
+        for pool in self._pools.values():
+            pool.forget(worker)
+
+
+def _returned(governor: str, permits: int) -> PermitRequest:
+    return PermitRequest(governor, wanted=0, returned=permits)
