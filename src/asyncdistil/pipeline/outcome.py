@@ -20,11 +20,16 @@ def to_distiset(prepared: PreparedRun, finished: Finished) -> Distiset:
 
 
 def summary(finished: Finished) -> dict[str, object]:
-    """Counters of a run as plain data: per step rows computed, replayed and failed."""
+    """Counters of a run as plain data: per step rows computed, replayed and failed.
+
+    ``lost_in_flight_rows`` is what workers held when the run that was taken up died: no step was
+    given more rows than those a second time.
+    """
     return {
         "run": finished.run,
         "hit": finished.hit,
         "resumed": finished.resumed,
+        "lost_in_flight_rows": sum(finished.lost_in_flight.values()),
         "seconds": finished.seconds,
         "failed_rows": finished.failed_rows,
         "steps": {

@@ -31,6 +31,7 @@ from asyncdistil.graph.plan import RunPlan
 from asyncdistil.log import Store, StoreReader
 from asyncdistil.log.events import Emit, RunBegin, RunEnd
 from asyncdistil.pipeline.planning import PreparedRun
+from asyncdistil.supervisor.in_flight import InFlight, lost_in_flight
 from asyncdistil.supervisor.machine import Machine
 from asyncdistil.supervisor.progress import Progress
 from asyncdistil.supervisor.shell import Outcome, Shell
@@ -53,6 +54,7 @@ class Finished:
         failed_rows: Rows that failed anywhere.
         run: Run id; empty for a complete hit.
         resumed: Whether an unfinished run was taken up.
+        lost_in_flight: Rows per step that workers held when that run died.
         hit: Whether the stored dataset served without any work.
         seconds: Wall time.
     """
@@ -63,6 +65,7 @@ class Finished:
     failed_rows: int = 0
     run: str = ""
     resumed: bool = False
+    lost_in_flight: dict[StepName, int] = field(default_factory=dict)
     hit: bool = False
     seconds: float = 0.0
 
@@ -200,8 +203,10 @@ class Session:
 
     async def _supervise(self, store: Store, plan: RunPlan) -> Finished:
         run, resumed = _run_id(store, plan)
+        steps = [step.name for step in plan.steps]
+        lost = lost_in_flight(store.root, run, steps) if resumed else {}
         if resumed:
-            _log.info("taking up run %s, which did not end", run[:8])
+            _log.info("taking up run %s, which did not end; %s", run[:8], _in_hand(lost))
         discard: frozenset[StepName] = frozenset()
         while True:
             outcome = await self._attempt(store, plan, run, resumed, discard)
@@ -229,6 +234,7 @@ class Session:
             failed_rows=outcome.failed_rows,
             run=run,
             resumed=resumed,
+            lost_in_flight=lost,
         )
 
     async def _attempt(
@@ -248,7 +254,10 @@ class Session:
             resumed=resumed,
         )
         store.append([begin])
-        with closing(store.reader()) as reader:
+        with (
+            closing(store.reader()) as reader,
+            closing(InFlight(store.root, run, len(plan.steps))) as in_flight,
+        ):
             machine = Machine(
                 plan,
                 run,
@@ -263,6 +272,7 @@ class Session:
                 store,
                 _LAUNCHER,
                 _setting(self._prepared, plan, run),
+                in_flight=in_flight,
                 on_rows=self._on_rows,
                 on_turn=self._on_turn,
             )
@@ -296,6 +306,17 @@ def _run_id(store: Store, plan: RunPlan) -> tuple[RunId, bool]:
     if same and (end is None or not end.completed):
         return begin.run, True
     return _new_run_id(), False
+
+
+def _in_hand(lost: dict[StepName, int]) -> str:
+    """What a run that died may have computed for nothing, in words."""
+    if not lost:
+        return "no row was in workers' hands"
+    steps = ", ".join(f"{name}: {rows}" for name, rows in lost.items())
+    return (
+        f"{sum(lost.values())} rows were in workers' hands ({steps}), and no more than those are "
+        "computed again"
+    )
 
 
 def _new_run_id() -> RunId:

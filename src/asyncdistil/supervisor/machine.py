@@ -291,6 +291,10 @@ class Machine:
             if isinstance(operator, StepOperator)
         )
 
+    def in_flight(self) -> list[int]:
+        """Input rows that workers hold, per step of the plan."""
+        return [self._operators[step.name].crew.in_flight() for step in self.plan.steps]
+
     @property
     def failed_rows(self) -> int:
         """Rows that failed anywhere in the run."""

@@ -19,6 +19,7 @@ from asyncdistil.errors import AsyncDistilError, LogError
 from asyncdistil.log import Store
 from asyncdistil.log.events import Emit
 from asyncdistil.supervisor.commands import Kill, Publish, Send, Spawn, WorkerId
+from asyncdistil.supervisor.in_flight import InFlight
 from asyncdistil.supervisor.machine import GeneratorDiverged, Machine
 from asyncdistil.supervisor.operator import StepOperator
 from asyncdistil.supervisor.progress import Progress
@@ -65,6 +66,7 @@ class Shell:
         store: The log, open and locked; it stays open.
         launcher: Starts processes.
         setting: For workers.
+        in_flight: Told the rows that workers hold, each turn; it stays open.
         clock: For deadlines.
         on_rows: Receives durable rows of leaves in source order.
         on_turn: Called after every turn, for progress displays.
@@ -77,12 +79,14 @@ class Shell:
         launcher: Launcher,
         setting: Setting,
         *,
+        in_flight: InFlight | None = None,
         clock: Clock | None = None,
         on_rows: Callable[[StepName, tuple[RowSlice, ...]], None] | None = None,
         on_turn: Callable[[Progress], None] | None = None,
     ) -> None:
         self._machine = machine
         self._store = store
+        self._in_flight = in_flight
         self._clock: Clock = clock or SystemClock()
         self._on_rows = on_rows
         self._on_turn = on_turn
@@ -189,6 +193,8 @@ class Shell:
                 return
             self._tickets += len(events)
             self._undurable.append((lsns.stop - 1, self._tickets))
+        if self._in_flight is not None:
+            self._in_flight.note(self._machine.in_flight())
         for command in commands:
             match command:
                 case Send(worker=number, message=message):
