@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from textwrap import dedent
 from types import ModuleType
 from typing import Any
 
@@ -55,7 +56,7 @@ def dotted(node: ast.AST) -> str:
 def risky(function: Callable[..., Any]) -> str:
     """The first risky name that a function uses, or an empty text."""
     try:
-        tree = ast.parse(inspect.cleandoc(inspect.getsource(function)))
+        tree = ast.parse(dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return "source that can't be read"
     for node in ast.walk(tree):

@@ -36,7 +36,9 @@ class ImageTask(Task):
     @model_validator(mode="before")
     @classmethod
     def _one_model(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("llm") is not None:
+        # On a later assignment the fields are all there, `llm` among them.
+        given = data.get("llm") if isinstance(data, dict) else None
+        if given is not None and given is not data.get("image_generation_model"):
             raise ParameterError(
                 f"{cls.__name__} asks an image model: pass image_generation_model, not llm"
             )
