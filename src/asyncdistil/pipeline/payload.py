@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from asyncdistil.errors import DataError, StepError
-from asyncdistil.transport.frames import MAX_FRAME_BYTES
+from asyncdistil.errors import StepError
 
-_LARGEST_BYTES = MAX_FRAME_BYTES - 2**20  # the message around it has paths and names too
 _registry = threading.Lock()  # cloudpickle's list of modules belongs to the whole process
 
 
@@ -29,7 +27,6 @@ def packed(obj: Any, modules: Iterable[str], *, owner: str) -> bytes:
 
     Raises:
         StepError: Something in it can't be pickled.
-        DataError: It holds more bytes than one message to a worker may have.
     """
     import cloudpickle
 
@@ -43,12 +40,6 @@ def packed(obj: Any, modules: Iterable[str], *, owner: str) -> bytes:
                 f"{owner} cannot travel to a worker: {error}. Make what cannot be pickled (a"
                 " client, a lock, an open file) in `load()`, not before"
             ) from error
-    if len(payload) > _LARGEST_BYTES:
-        raise DataError(
-            f"{owner} holds {len(payload):,} bytes, more than the {_LARGEST_BYTES:,} that travel to"
-            " a worker: write its data to a file (Parquet, JSON lines) and let it be read there,"
-            " for example by LoadDataFromFileSystem"
-        )
     return payload
 
 

@@ -16,10 +16,11 @@ from asyncdistil.errors import AsyncDistilError, TransportError
 from asyncdistil.log import Store
 from asyncdistil.supervisor.commands import Spawn, WorkerId
 from asyncdistil.transport import AsyncChannel
-from asyncdistil.transport.messages import FromWorker, Load, LogLine, ToWorker
+from asyncdistil.transport.messages import FromWorker, Load, LoadPart, LogLine, ToWorker
 
 _log = logging.getLogger("asyncdistil.worker")
 _CLOSED_GRACE_SECONDS = 2.0
+_PART_BYTES = 32 * 1024 * 1024
 
 
 class Process(Protocol):
@@ -206,16 +207,21 @@ class Workforce:
             lambda messages: self._on_messages(number, messages),
             lambda error: self._closed(worker, error),
         )
-        worker.channel.send(self._load(command, segment), *worker.unsent)
+        worker.channel.send(*self._load(command, segment), *worker.unsent)
         worker.unsent.clear()
         return process
 
-    def _load(self, command: Spawn, segment: SegmentId) -> Load:
+    def _load(self, command: Spawn, segment: SegmentId) -> list[Load | LoadPart]:
         setting = self._setting
-        return Load(
+        payload = memoryview(setting.payloads.get(command.step, b""))
+        parts: list[Load | LoadPart] = []
+        while len(payload) > _PART_BYTES:
+            parts.append(LoadPart(bytes(payload[:_PART_BYTES])))
+            payload = payload[_PART_BYTES:]
+        load = Load(
             role=command.role,
             step=command.step,
-            payload=setting.payloads.get(command.step, b""),
+            payload=bytes(payload),
             code=setting.codes.get(command.step),
             store=os.fspath(self._store.root),
             store_id=self._store.id,
@@ -226,6 +232,7 @@ class Workforce:
             cwd=setting.cwd,
             replica=command.replica,
         )
+        return [*parts, load]
 
     def _closed(self, worker: _Worker, error: TransportError | None) -> None:
         """A socket closed before its process ended: what can't be talked to must not live on."""

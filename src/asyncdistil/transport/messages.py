@@ -57,6 +57,12 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     replica: int
 
 
+class LoadPart(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Part of a payload too large for one frame; `Load` follows with the last part."""
+
+    payload: bytes
+
+
 class Lease(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     """Work for one call of ``process``.
 
@@ -289,7 +295,9 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag=47):
     """Answer to `Finish`: unloaded, about to exit."""
 
 
-ToWorker: TypeAlias = Load | Lease | Generate | Produce | Claimed | Granted | Finish | Export
+ToWorker: TypeAlias = (
+    Load | LoadPart | Lease | Generate | Produce | Claimed | Granted | Finish | Export
+)
 FromWorker: TypeAlias = (
     Loaded
     | LoadFailed

@@ -10,10 +10,12 @@ from importlib import import_module
 from types import FrameType
 from typing import NoReturn
 
+import msgspec
+
 from asyncdistil.errors import TransportError
 from asyncdistil.transport import Channel
 from asyncdistil.transport.lifeline import Lifeline, follow_parent
-from asyncdistil.transport.messages import Done, Load
+from asyncdistil.transport.messages import Done, Load, LoadPart
 from asyncdistil.worker.ending import Terminated, exit_status, leave
 from asyncdistil.worker.mailbox import Mailbox, await_finish
 
@@ -55,10 +57,7 @@ def run(sock_fd: int, segment_fd: int) -> NoReturn:
 
 
 def _serve(channel: Channel, segment_fd: int, lifeline: Lifeline) -> int:
-    first, *rest = channel.receive()
-    if not isinstance(first, Load):
-        raise TransportError(f"a worker's first message must be Load, not {type(first).__name__}")
-    channel.put_back(rest)
+    first = _receive_load(channel)
     if first.role == "export":
         import_module(_EXPORTER).serve(channel, first)
         await_finish(Mailbox(channel))
@@ -69,6 +68,22 @@ def _serve(channel: Channel, segment_fd: int, lifeline: Lifeline) -> int:
     from asyncdistil.worker.serving import serve
 
     return serve(channel, first, segment_fd, lifeline)
+
+
+def _receive_load(channel: Channel) -> Load:
+    """The first message, its payload put together; what came after it stays in the channel."""
+    parts: list[bytes] = []
+    while True:
+        received = channel.receive()
+        for position, message in enumerate(received):
+            if isinstance(message, Load):
+                channel.put_back(received[position + 1 :])
+                parts.append(message.payload)
+                return msgspec.structs.replace(message, payload=b"".join(parts))
+            if not isinstance(message, LoadPart):
+                kind = type(message).__name__
+                raise TransportError(f"a worker's first message must be Load, not {kind}")
+            parts.append(message.payload)
 
 
 def _take_signals() -> None:
