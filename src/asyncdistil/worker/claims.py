@@ -71,6 +71,7 @@ class _Governor:
     limits: RateLimits
     waiting: deque[Future[None]] = field(default_factory=deque)
     asked: bool = False
+    timed: bool = False
     paused_until: float = 0.0
     # Seen since the last report:
     returned: int = 0
@@ -167,13 +168,14 @@ class SocketPermits:
             pool.paused_until = time.monotonic() + reply.wait_seconds
             wait = reply.wait_seconds if pool.waiting and not pool.has_news() else 0.0
             request = None if wait else self._next_request(reply.governor, pool)
+            # One timer at most, or every answer would begin a chain of questions of its own.
+            start_timer = wait > 0 and not pool.timed
+            pool.timed = pool.timed or start_timer
         # Outside of the lock, because whoever waits may act at once on this very thread.
         for permit in served:
             permit.set_result(None)
-        if wait:
-            timer = threading.Timer(wait, self._ask_again, [reply.governor])
-            timer.daemon = True
-            timer.start()
+        if start_timer:
+            self._start_timer(reply.governor, wait)
         self._send(request)
         for permit in hopeless:
             if permit.set_running_or_notify_cancel():
@@ -203,13 +205,24 @@ class SocketPermits:
         self._send(request)
         return permit
 
+    def _start_timer(self, governor: str, seconds: float) -> None:
+        timer = threading.Timer(seconds, self._ask_again, [governor])
+        timer.daemon = True
+        timer.start()
+
     def _forgo(self, governor: str, granted: Future[None]) -> None:
         if granted.exception() is None:
             self.release(governor, Observation("cancelled"))
 
     def _ask_again(self, governor: str) -> None:
         with self._lock:
-            request = self._next_request(governor, self._governors[governor])
+            pool = self._governors[governor]
+            left = pool.paused_until - time.monotonic()
+            again = left > 0 and bool(pool.waiting) and not pool.asked
+            pool.timed = again
+            request = None if again else self._next_request(governor, pool)
+        if again:
+            self._start_timer(governor, left)
         try:
             self._send(request)
         except TransportError as error:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ from asyncdistil.transport import Channel
 from asyncdistil.transport.messages import Claimed, Finish, FromWorker, Granted, ToWorker
 
 Reply: TypeAlias = Claimed | Granted
-_OLDEST_SECONDS = 0.002
+_BUNDLE_SECONDS = 0.002
 
 
 class Mailbox:
@@ -126,27 +127,61 @@ class Mailbox:
 
 
 class Outbox:
-    """Messages of the working thread, sent together when it runs out of work, or after 2 ms."""
+    """Messages of the working thread, sent in bundles.
+
+    The first message after a pause leaves at once; those that follow within `_BUNDLE_SECONDS` wait
+    for each other, and for the worker to run out of work. A thread sees to it that none of them
+    waits for a batch that takes long: a result that is not sent is lost when the worker dies.
+    """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._messages: list[FromWorker] = []
-        self._since = 0.0
+        self._sent = 0.0
+        self._lock = threading.Lock()
+        self._overdue = threading.Event()
+        self._watched = False
 
     def add(self, message: FromWorker) -> None:
-        """Queue a message, and send what has become too old to wait for company."""
-        now = time.monotonic()
-        if not self._messages:
-            self._since = now
-        self._messages.append(message)
-        if now - self._since > _OLDEST_SECONDS:
-            self.flush()
+        """Queue a message, and send all if the last bundle left long enough ago.
+
+        Raises:
+            TransportError: The supervisor is gone.
+        """
+        with self._lock:
+            self._messages.append(message)
+            if time.monotonic() - self._sent > _BUNDLE_SECONDS:
+                self._flush()
+            elif len(self._messages) == 1:
+                self._watch()
 
     def flush(self) -> None:
-        """Send everything that is queued."""
-        if self._messages:
-            messages, self._messages = self._messages, []
-            self._channel.send(*messages)
+        """Send everything that is queued.
+
+        Raises:
+            TransportError: The supervisor is gone.
+        """
+        with self._lock:
+            if self._messages:
+                self._flush()
+
+    def _flush(self) -> None:
+        messages, self._messages = self._messages, []
+        self._channel.send(*messages)
+        self._sent = time.monotonic()
+
+    def _watch(self) -> None:
+        if not self._watched:
+            self._watched = True
+            threading.Thread(target=self._see_to_it, name="asyncdistil-outbox", daemon=True).start()
+        self._overdue.set()
+
+    def _see_to_it(self) -> None:
+        with suppress(TransportError):  # the working thread meets it too, and ends the process
+            while self._overdue.wait():
+                self._overdue.clear()
+                time.sleep(2 * _BUNDLE_SECONDS)
+                self.flush()
 
 
 def await_finish(mailbox: Mailbox) -> None:
