@@ -31,7 +31,7 @@ class Layout(msgspec.Struct, frozen=True):
     """What a dataset looks like besides its rows.
 
     Attributes:
-        columns: Columns that it has even if no row comes.
+        columns: Columns that it has if no row comes.
         dropped: Columns that it leaves out.
     """
 
@@ -68,21 +68,25 @@ def _export(channel: Channel, load: Load) -> Exported:
     with closing(_slices(channel)) as slices:
         # Waits for the first message before it needs what is being imported.
         first = tuple(islice(slices, 1))
-        return _write(load, layout, chain(first, slices))
+        # Rows know better: a step that makes rows of its own need not pass on what it got.
+        columns = () if first else layout.columns
+        return _write(load, columns, layout.dropped, chain(first, slices))
 
 
-def _write(load: Load, layout: Layout, slices: Iterable[RowSlice]) -> Exported:
+def _write(
+    load: Load, columns: Iterable[str], dropped: Iterable[str], slices: Iterable[RowSlice]
+) -> Exported:
     from asyncdistil.distiset.writer import LeafWriter
 
     folder = f"{_EXPORTS}/{load.run}"
     store = Path(load.store)
-    writer = LeafWriter(store, folder, name_digest(load.step), columns=layout.columns)
+    writer = LeafWriter(store, folder, name_digest(load.step), columns=columns)
     reader = SegmentReader(store, load.store_id)
     try:
         for each in slices:
             size_bytes = each.ref.length * each.rows // each.ref.rows
             rows = reader.rows(each)
-            for name in layout.dropped:
+            for name in dropped:
                 for row in rows:
                     row.pop(name, None)
             writer.add(rows, size_bytes)
