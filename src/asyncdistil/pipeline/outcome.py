@@ -7,6 +7,7 @@ import logging
 from asyncdistil.distiset import Distiset
 from asyncdistil.pipeline.planning import PreparedRun
 from asyncdistil.pipeline.session import Finished
+from asyncdistil.pipeline.watch import WATCHER
 
 _log = logging.getLogger("asyncdistil.pipeline")
 
@@ -16,6 +17,9 @@ def to_distiset(prepared: PreparedRun, finished: Finished) -> Distiset:
     _say(finished)
     distiset = Distiset.from_emits(finished.root, finished.emits)
     distiset.report = summary(finished)
+    watcher = WATCHER.get()
+    if watcher is not None:
+        watcher.ended(prepared, finished)
     return distiset
 
 

@@ -24,6 +24,7 @@ from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.outcome import to_distiset
 from asyncdistil.pipeline.planning import PreparedRun, build_plan
 from asyncdistil.pipeline.session import Session, complete_hit, interrupted
+from asyncdistil.pipeline.watch import WATCHER
 
 if TYPE_CHECKING:
     from asyncdistil.pipeline.pipeline import Pipeline
@@ -39,9 +40,14 @@ def prepare(pipeline: Pipeline, options: RunOptions) -> PreparedRun:
     Raises:
         UserError: Something must change before it can run.
     """
+    watcher = WATCHER.get()
+    if watcher is not None:
+        options = watcher.options(pipeline, options)
     prepared = build_plan(pipeline, options)
     for warning in prepared.warnings:
         _log.warning("%s", warning)
+    if watcher is not None:
+        watcher.started(prepared)
     return prepared
 
 

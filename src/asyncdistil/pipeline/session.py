@@ -31,6 +31,7 @@ from asyncdistil.graph.plan import RunPlan
 from asyncdistil.log import Store, StoreReader
 from asyncdistil.log.events import Emit, RunBegin, RunEnd
 from asyncdistil.pipeline.planning import PreparedRun
+from asyncdistil.pipeline.watch import WATCHER
 from asyncdistil.supervisor.in_flight import InFlight, lost_in_flight
 from asyncdistil.supervisor.machine import Machine
 from asyncdistil.supervisor.progress import Progress
@@ -107,7 +108,8 @@ class Session:
     Args:
         prepared: What to run.
         on_rows: Receives durable leaf rows; called in the session's thread.
-        on_turn: Receives the counters after every turn; called in the session's thread.
+        on_turn: Receives the counters after every turn, in place of the context's watcher;
+            called in the session's thread.
     """
 
     def __init__(
@@ -119,7 +121,8 @@ class Session:
     ) -> None:
         self._prepared = prepared
         self._on_rows = on_rows
-        self._on_turn = on_turn
+        watcher = WATCHER.get()
+        self._on_turn = watcher.turn if on_turn is None and watcher is not None else on_turn
         self._shell: Shell | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: AsyncDistilError | None = None
