@@ -15,12 +15,14 @@ if TYPE_CHECKING:
         ImageGenerationModel,
     )
     from asyncdistil.models.llms.base import LLM, AsyncLLM
+    from asyncdistil.models.llms.openai import OpenAILLM
 
 _HOME = {
     "LLM": "llms.base",
     "AsyncLLM": "llms.base",
     "Embeddings": "embeddings.base",
     "ImageGenerationModel": "image_generation.base",
+    "OpenAILLM": "llms.openai",
     "AsyncImageGenerationModel": "image_generation.base",
 }
 
@@ -30,6 +32,7 @@ __all__ = [
     "AsyncLLM",
     "Embeddings",
     "ImageGenerationModel",
+    "OpenAILLM",
 ]
 
 

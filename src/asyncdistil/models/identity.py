@@ -24,8 +24,7 @@ OPERATIONAL = frozenset(
         "tokens_per_minute",
         "rate_limit_patience_seconds",
         "deadline_seconds",
-        "accept",
-        "share_duplicates",
+        "max_reply_bytes",
         "price",
         "stream",
         "verbose",
@@ -71,8 +70,9 @@ def identity_fields(model: BaseModel) -> dict[str, Any]:
     if declared is not None:
         # The user vouches that this name alone tells the model apart, wherever it is served.
         fields["model_identity"] = declared
+    ignored = OPERATIONAL | set(getattr(model, "signature_ignore", ()))
     for name in type(model).model_fields:
-        if name in OPERATIONAL or (declared is not None and name in {"base_url", "host"}):
+        if name in ignored or (declared is not None and name in {"base_url", "host"}):
             continue
         value = getattr(model, name)
         if isinstance(value, SecretStr):

@@ -10,13 +10,14 @@ from asyncdistil.batch import Failure
 from asyncdistil.errors import (
     LogError,
     ModelAuthError,
+    ModelOutage,
     ModelRateLimited,
     ModelReplyError,
     RunStopped,
 )
 from asyncdistil.models.typing import GenerateOutput, LLMLogprobs, LLMOutput
 
-FATAL = (ModelAuthError, ModelRateLimited, RunStopped, LogError, MemoryError)
+FATAL = (ModelAuthError, ModelRateLimited, ModelOutage, RunStopped, LogError, MemoryError)
 """What is no row's fault: it stops the run instead of failing the row."""
 
 _MAX_DETAIL_CHARS = 16 * 1024

@@ -156,7 +156,9 @@ class ModelServer:
 
     async def start(self) -> None:
         """Listen on the running loop."""
-        self._runner = web.ServerRunner(web.Server(self._serve, access_log=None))
+        # Without cancellation a stalled request would outlive the client that gave up on it.
+        server = web.Server(self._serve, access_log=None, handler_cancellation=True)
+        self._runner = web.ServerRunner(server)
         await self._runner.setup()
         site = web.TCPSite(
             self._runner, "127.0.0.1", self._port, backlog=1024, shutdown_timeout=_CLOSE_SECONDS
@@ -170,8 +172,9 @@ class ModelServer:
         if self._runner is not None:
             server = self._runner.server
             if server is not None:
-                # A stalled request would otherwise keep the server open for its whole grace.
-                await server.shutdown(timeout=0)
+                # A stalled request would otherwise keep the server open for its whole grace; 0
+                # means no limit to aiohttp.
+                await server.shutdown(timeout=0.01)
             await self._runner.cleanup()
             self._runner = None
 
@@ -191,6 +194,10 @@ class ModelServer:
         asyncio.set_event_loop(self._loop)
         self._loop.call_soon(ready.set)
         self._loop.run_forever()
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self._loop.close()
 
     def __exit__(
@@ -305,7 +312,7 @@ class ModelServer:
 
     def _draw_latency(self) -> float:
         mean, sigma = self._latency
-        if not sigma:
+        if not sigma or not mean:
             return mean
         return self._random.lognormvariate(math.log(mean) - sigma * sigma / 2, sigma)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import zlib
 from typing import Any
 
@@ -75,6 +76,7 @@ def cut(request: web.BaseRequest, *, clean: bool) -> None:
         transport.abort()
 
 
+@functools.cache
 def _bomb() -> bytes:
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     zeros = bytes(1024 * 1024)

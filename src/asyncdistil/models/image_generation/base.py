@@ -85,10 +85,8 @@ class ImageGenerationModel(HasRuntimeParameters, ABC):
         return identity.identity_fields(self)
 
     @abstractmethod
-    def generate(
-        self, inputs: list[str], num_generations: int = 1, **kwargs: Any
-    ) -> list[list[dict[str, Any]]]:
-        """Make images for a batch.
+    def generate(self, *args: Any, **kwargs: Any) -> list[list[dict[str, Any]]]:
+        """Make images for a batch: write it as ``generate(self, inputs, num_generations=1, ...)``.
 
         Returns:
             Per prompt a list of ``{"images": [...]}``, together ``num_generations`` images.
@@ -138,10 +136,11 @@ class AsyncImageGenerationModel(ImageGenerationModel):
     default_concurrency: ClassVar[int] = 16
 
     @abstractmethod
-    async def agenerate(
-        self, input: str, num_generations: int = 1, **kwargs: Any
-    ) -> list[dict[str, Any]]:
-        """Make images for one prompt: a list of ``{"images": [...]}``."""
+    async def agenerate(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """Make images for one prompt: a list of ``{"images": [...]}``.
+
+        Write it as ``agenerate(self, input, num_generations=1, ...)``.
+        """
 
     @classmethod
     def _generation_function(cls) -> Any:

@@ -103,15 +103,13 @@ class LLM(HasRuntimeParameters, ABC):
         return identity.identity_fields(self)
 
     @abstractmethod
-    def generate(
-        self, inputs: list[FormattedInput], num_generations: int = 1, **kwargs: Any
-    ) -> list[GenerateOutput]:
-        """Answer a batch.
+    def generate(self, *args: Any, **kwargs: Any) -> list[GenerateOutput]:
+        """Answer a batch: write it as ``generate(self, inputs, num_generations=1, ...)``.
 
         Args:
-            inputs: Conversations, as a task formatted them.
-            num_generations: Answers wanted per input.
-            kwargs: Generation parameters.
+            args: See below; spelled so that a subclass may name the parameters it takes.
+            kwargs: ``inputs``, conversations as a task formatted them; ``num_generations``,
+                answers wanted per input; generation parameters.
 
         Returns:
             One output per input, in order.
@@ -223,15 +221,13 @@ class AsyncLLM(LLM):
     default_concurrency: ClassVar[int] = 64
 
     @abstractmethod
-    async def agenerate(
-        self, input: FormattedInput, num_generations: int = 1, **kwargs: Any
-    ) -> GenerateOutput:
-        """Answer one input.
+    async def agenerate(self, *args: Any, **kwargs: Any) -> GenerateOutput:
+        """Answer one input: write it as ``agenerate(self, input, num_generations=1, ...)``.
 
         Args:
-            input: A conversation, as a task formatted it.
-            num_generations: Answers wanted.
-            kwargs: Generation parameters.
+            args: See below; spelled so that a subclass may name the parameters it takes.
+            kwargs: ``input``, a conversation as a task formatted it; ``num_generations``, answers
+                wanted; generation parameters.
         """
 
     @classmethod

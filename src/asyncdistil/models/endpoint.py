@@ -1,0 +1,127 @@
+"""One service as one model talks to it: permits, tries, and the refusal that ends it all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from asyncdistil.clock import Clock, SystemClock
+from asyncdistil.errors import ModelError, ModelOutage, ModelRequestError, ModelUnavailable
+from asyncdistil.models.admission import permits
+from asyncdistil.models.retry import Course, Patience, RequestFailed, Tries, Trouble
+from asyncdistil.transport.brokers import Observation, PermitBroker, RateLimits
+
+T = TypeVar("T")
+
+_log = logging.getLogger("asyncdistil.models")
+
+
+@dataclass
+class Endpoint:
+    """Sends requests to one service, each as often as it takes.
+
+    Attributes:
+        governor: Name of the pool of permits: provider, URL and a digest of the key.
+        limits: What the user declared about the service.
+        patience: How long to keep trying.
+        clock: Time.
+    """
+
+    governor: str
+    limits: RateLimits
+    patience: Patience
+    clock: Clock = field(default_factory=SystemClock)
+    _refusal: ModelError | None = None
+    _answered: bool = False
+    _silent_since: float | None = None
+
+    async def call(self, send: Callable[[], Awaitable[tuple[T, int]]]) -> T:
+        """Send a request until it is answered or given up.
+
+        Args:
+            send: Makes one try; returns the answer and the tokens it took, or raises
+                `RequestFailed`.
+
+        Raises:
+            ModelError: The request was given up; of the class that says whose turn it is. After a
+                refusal that concerns everyone (a wrong key, no credit, an outage), every later
+                call raises it at once, without sending.
+        """
+        tries = Tries(self.patience)
+        while True:
+            self._check()
+            broker = permits()
+            await self._admitted(broker)
+            sent_at = self.clock.monotonic()
+            seen = Observation("cancelled")
+            try:
+                self._check()
+                answer, tokens = await send()
+                seen = Observation("ok", self.clock.monotonic() - sent_at, tokens=tokens)
+                self._answered = True
+                self._silent_since = None
+                return answer
+            except RequestFailed as failed:
+                trouble = self._reconsidered(failed.trouble)
+                if trouble.error is ModelUnavailable and self._silent_since is None:
+                    self._silent_since = sent_at
+                seen = _observation(trouble)
+            finally:
+                broker.release(self.governor, seen)
+            then = tries.after(
+                trouble,
+                sent_at=sent_at,
+                now=self.clock.monotonic(),
+                chance=random.random(),
+            )
+            if isinstance(then, ModelError):
+                if trouble.course in {Course.STOP, Course.THROTTLED}:
+                    self._refusal = then
+                raise then
+            _log.debug("try %d failed: %s; next in %.1f s", tries.made, trouble.message, then)
+            await asyncio.sleep(then)
+
+    def _check(self) -> None:
+        """Raise what would be the answer anyway."""
+        if self._refusal is not None:
+            refusal = self._refusal
+            raise type(refusal)(str(refusal), attempts=refusal.attempts, detail=refusal.detail)
+
+    async def _admitted(self, broker: PermitBroker) -> None:
+        """Wait for a permit; give everything up if the service has answered nobody for too long."""
+        if self._silent_since is None:
+            await broker.acquire(self.governor, self.limits)
+            return
+        patience = self.patience
+        # A service that never answered is more likely to be a wrong address than an outage.
+        longest = patience.silence_seconds if self._answered else patience.first_answer_seconds
+        left = self._silent_since + longest - self.clock.monotonic()
+        try:
+            async with asyncio.timeout(max(left, 0.0)):
+                await broker.acquire(self.governor, self.limits)
+        except TimeoutError:
+            self._refusal = ModelOutage(
+                f"{self.governor.split()[1]} has answered no request for {longest:.0f} s: see"
+                " whether it runs and is reachable, and run again; what is done is kept"
+            )
+            raise self._refusal from None
+
+    def _reconsidered(self, trouble: Trouble) -> Trouble:
+        """A 403 after an answer is about this request (a moderated prompt), not about the key."""
+        if trouble.status == 403 and self._answered:
+            return replace(trouble, course=Course.ROW, error=ModelRequestError)
+        return trouble
+
+
+def _observation(trouble: Trouble) -> Observation:
+    match trouble.course:
+        case Course.THROTTLED:
+            return Observation("throttled", retry_after_seconds=trouble.retry_after_seconds or 0.0)
+        case Course.RETRY:
+            return Observation("failed", retry_after_seconds=trouble.retry_after_seconds or 0.0)
+        case _:
+            return Observation("cancelled")

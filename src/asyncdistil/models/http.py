@@ -1,0 +1,279 @@
+"""One small HTTP client for every service that speaks JSON; built on aiohttp.
+
+It bounds what a reply may unpack to, counts time from sending, keeps connections open, and says
+what went wrong as a `Trouble` in which no secret stands. It does not retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+import zlib
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from asyncdistil.models.identity import public_url
+from asyncdistil.models.retry import RequestFailed, Trouble, judge_status, unavailable, unreadable
+
+if TYPE_CHECKING:
+    import aiohttp
+
+MAX_REPLY_BYTES = 64 * 1024 * 1024
+_MAX_ERROR_CHARS = 64 * 1024
+_CONNECT_SECONDS = 30.0
+_HIDDEN = "[secret]"
+
+
+class HttpReply(NamedTuple):
+    """A whole reply.
+
+    Attributes:
+        body: Unpacked bytes.
+        headers: Case-insensitive.
+    """
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class HttpClient:
+    """Talks to one service.
+
+    Attributes:
+        base_url: Where the service is, without a slash at the end.
+        service: The same without user info and query, for messages.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        headers: Mapping[str, str],
+        secrets: Collection[str] = (),
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+    ) -> None:
+        """Prepare a client; connections are made on first use.
+
+        Args:
+            base_url: Where the service is.
+            headers: Sent with every request; may hold secrets.
+            secrets: Texts to cut out of every message.
+            max_reply_bytes: Longest reply that is read, unpacked.
+        """
+        self.base_url = base_url.rstrip("/")
+        self.service = public_url(base_url)
+        self._headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "gzip, deflate",
+            **headers,
+        }
+        self._secrets = tuple(secret for secret in secrets if secret)
+        self._max_reply_bytes = max_reply_bytes
+        self._proxy = _proxy_for(base_url)
+        # A session belongs to the loop that it was made on.
+        self._sessions: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, aiohttp.ClientSession
+        ] = weakref.WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a client holds connections and a key: unload the model before pickling it")
+
+    def hide(self, text: str) -> str:
+        """``text`` without secrets, those that a service echoes included."""
+        for secret in self._secrets:
+            text = text.replace(secret, _HIDDEN)
+        return text
+
+    async def post(self, path: str, body: bytes, *, timeout_seconds: float) -> HttpReply:
+        """Send a request and read the whole reply.
+
+        Args:
+            path: Appended to the base URL.
+            body: JSON.
+            timeout_seconds: From now to the last byte.
+
+        Raises:
+            RequestFailed: With what went wrong.
+        """
+        async with self._exchange(path, body, timeout_seconds) as (response, _):
+            data = await self._read(response)
+            if response.status >= 400:
+                raise RequestFailed(self._refusal(response, data))
+            return HttpReply(data, response.headers)
+
+    async def stream(
+        self,
+        path: str,
+        body: bytes,
+        on_event: Callable[[bytes], None],
+        *,
+        timeout_seconds: float,
+    ) -> HttpReply:
+        """Send a request and hand over the ``data`` of each server-sent event as it comes.
+
+        Args:
+            path: Appended to the base URL.
+            body: JSON.
+            on_event: Called on the loop; must not block.
+            timeout_seconds: Longest silence, before the first byte and between two.
+
+        Returns:
+            What was not an event (a service that ignores the wish to stream sends plain JSON), and
+            the headers.
+
+        Raises:
+            RequestFailed: With what went wrong; a stream that breaks off is the caller's to notice
+                if the connection ended in order.
+        """
+        async with self._exchange(path, body, timeout_seconds) as (response, limit):
+            if response.status >= 400:
+                raise RequestFailed(self._refusal(response, await self._read(response)))
+            unpack = self._unpacker(response)
+            now = asyncio.get_running_loop().time
+            pending = b""
+            other: list[bytes] = []
+            total = 0
+            while chunk := await response.content.readany():
+                limit.reschedule(now() + timeout_seconds)
+                chunk = unpack(chunk)
+                total += len(chunk)
+                if total > self._max_reply_bytes:
+                    raise RequestFailed(self._too_long())
+                *lines, pending = (pending + chunk).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"data:"):
+                        on_event(line[5:].strip())
+                    else:
+                        other.append(line)
+            return HttpReply(b"\n".join([*other, pending]).strip(), response.headers)
+
+    async def close(self) -> None:
+        """Close the connections of the running loop."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+
+    async def close_all(self) -> None:
+        """Close the connections of every loop that is still running, each on its own loop."""
+        for loop, session in list(self._sessions.items()):
+            del self._sessions[loop]
+            if loop is asyncio.get_running_loop():
+                await session.close()
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))
+
+    def _session(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None or session.closed:
+            import aiohttp
+
+            session = aiohttp.ClientSession(
+                # Permits bound how many connections there are; a second bound would only queue
+                # requests whose time already runs.
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+                headers=self._headers,
+                # aiohttp unpacks a whole chunk at once, however much that is.
+                auto_decompress=False,
+            )
+            self._sessions[loop] = session
+        return session
+
+    @asynccontextmanager
+    async def _exchange(
+        self, path: str, body: bytes, timeout_seconds: float
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, asyncio.Timeout]]:
+        import aiohttp
+
+        try:
+            async with asyncio.timeout(timeout_seconds) as limit:
+                session = self._session()
+                url = self.base_url + path
+                async with session.post(url, data=body, proxy=self._proxy) as response:
+                    yield response, limit
+        except TimeoutError:
+            raise RequestFailed(
+                unavailable(
+                    f"{self.service} was silent for {timeout_seconds:g} s after being asked"
+                )
+            ) from None
+        except aiohttp.ClientPayloadError:
+            raise RequestFailed(unavailable(f"{self.service} broke off its reply")) from None
+        except aiohttp.ClientConnectorError as error:
+            reason = error.strerror or type(error).__name__
+            raise RequestFailed(
+                unavailable(f"{self.service} can't be reached: {self.hide(str(reason))}")
+            ) from None
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            raise RequestFailed(
+                unreadable(f"{self.service!r} is no URL that can be asked", again=False)
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            # The texts of these errors can hold the URL with its user info: only the class is told.
+            raise RequestFailed(
+                unavailable(f"the connection to {self.service} failed ({type(error).__name__})")
+            ) from None
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """Read and unpack, never holding more than the bound."""
+        bound = self._max_reply_bytes
+        unpack = self._unpacker(response)
+        pieces: list[bytes] = []
+        total = 0
+        while chunk := await response.content.readany():
+            piece = unpack(chunk)
+            total += len(piece)
+            if total > bound:
+                raise RequestFailed(self._too_long())
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _unpacker(self, response: aiohttp.ClientResponse) -> Any:
+        encoding = response.headers.get("Content-Encoding", "identity").lower()
+        if encoding == "identity":
+            return bytes
+        if encoding not in {"gzip", "deflate", "x-gzip"}:
+            raise RequestFailed(
+                unreadable(f"{self.service} sent a reply packed as {encoding!r}", again=False)
+            )
+        bound = self._max_reply_bytes
+        # 47: gzip or zlib, told apart by the header.
+        packed = zlib.decompressobj(47)
+
+        def unpack(chunk: bytes) -> bytes:
+            try:
+                return packed.decompress(chunk, bound + 1)
+            except zlib.error:
+                raise RequestFailed(
+                    unreadable(f"{self.service} sent a reply that can't be unpacked")
+                ) from None
+
+        return unpack
+
+    def _too_long(self) -> Trouble:
+        return unreadable(
+            f"{self.service} sent a reply of more than {self._max_reply_bytes} bytes", again=False
+        )
+
+    def _refusal(self, response: aiohttp.ClientResponse, data: bytes) -> Trouble:
+        text = self.hide(data[:_MAX_ERROR_CHARS].decode("utf-8", "replace"))
+        return judge_status(
+            response.status,
+            service=self.service,
+            headers=response.headers,
+            text=text,
+            wall_seconds=time.time(),
+        )
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for a URL; asked once, since the asking is slow."""
+    parts = urlsplit(url)
+    if parts.hostname is None or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)

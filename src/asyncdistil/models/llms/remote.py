@@ -1,0 +1,276 @@
+"""A language model behind a network service: memo, permits, retries, accounts, structure.
+
+A subclass says how a request is sent (`_send`) and how one stored reply is read (`_read`).
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import Field, PrivateAttr, field_validator
+
+from asyncdistil.batch import Failure, Usage
+from asyncdistil.models import memoized
+from asyncdistil.models.identity import public_url
+from asyncdistil.models.llms.base import AsyncLLM
+from asyncdistil.models.memoized import Memoized, request_key
+from asyncdistil.models.output import prepare_output
+from asyncdistil.models.parameters import Setting
+from asyncdistil.models.reply import ACCEPTED, Outcome, Reply
+from asyncdistil.models.service import Service
+from asyncdistil.models.structured import Structure, split_input, structure_of
+from asyncdistil.models.typing import (
+    FormattedInput,
+    GenerateOutput,
+    Logprob,
+    StandardInput,
+    StructuredOutputType,
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a service.
+
+    Attributes:
+        path: Route below the service's URL; empty where an SDK knows it.
+        body: Everything that shapes the answer, as the service wants it; not how many answers,
+            nor how they travel.
+        structure: What the answer must look like.
+    """
+
+    path: str
+    body: Mapping[str, Any]
+    structure: Structure | None = None
+
+
+class Reading(NamedTuple):
+    """What stands in a reply: the text, ``None`` if there is none, and log probabilities."""
+
+    text: str | None
+    logprobs: list[list[Logprob]] | None = None
+
+
+class RemoteLLM(Service, AsyncLLM):
+    """A language model behind a network service.
+
+    Attributes:
+        structured_output: What every answer must look like; an input may bring its own.
+        accept: Outcomes that count as an answer, when it comes and when a stored one is found.
+        share_duplicates: Whether equal requests may get the same answer; always so at
+            temperature 0.
+    """
+
+    structured_output: Setting[StructuredOutputType | dict[str, Any]] | None = Field(
+        default=None, description="What every answer must look like."
+    )
+    accept: tuple[Outcome, ...] = ACCEPTED
+    share_duplicates: bool = False
+
+    _memoized: Memoized = PrivateAttr(default_factory=Memoized)
+
+    # Whether one request can ask for several answers.
+    _several_per_request: bool = PrivateAttr(default=False)
+
+    @field_validator("structured_output")
+    @classmethod
+    def _check_structure(cls, value: Any) -> Any:
+        structure_of(value)
+        return value
+
+    def load(self) -> None:
+        """Make ready to send; nothing is sent yet."""
+        super().load()
+        self._connect()
+
+    def unload(self) -> None:
+        """Close the connections."""
+        self._disconnect()
+        super().unload()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """State without connections and requests in flight."""
+        state = super().__getstate__()
+        private = {**state["__pydantic_private__"], "_memoized": Memoized()}
+        return {**state, "__pydantic_private__": private}
+
+    # --- what a subclass writes -----------------------------------------------------------------
+
+    @abstractmethod
+    async def _send(self, request: Request, count: int) -> list[Reply]:
+        """Make one try.
+
+        Args:
+            request: What to ask.
+            count: Answers wanted; 1 unless ``_several_per_request``.
+
+        Returns:
+            One reply per answer that came, tokens filled in, cost not.
+
+        Raises:
+            RequestFailed: With what went wrong.
+        """
+
+    @abstractmethod
+    def _read(self, reply: Reply) -> Reading:
+        """Read one reply, fresh or stored.
+
+        Raises:
+            ModelReplyError: It can't be understood.
+        """
+
+    def _request_identity(self) -> dict[str, Any]:
+        """What tells this model from another, besides the request itself."""
+        if self.model_identity is not None:
+            return {"provider": self.provider, "model_identity": self.model_identity}
+        return {"provider": self.provider, "url": public_url(self._service_url())}
+
+    # --- what it gets ---------------------------------------------------------------------------
+
+    def _split(self, given: FormattedInput) -> tuple[StandardInput | str, Structure | None]:
+        """Part an input into conversation and structure."""
+        wanted: Any = self.structured_output
+        messages, asked = split_input(given, wanted)
+        return messages, structure_of(asked)
+
+    async def _answer(
+        self, request: Request, num_generations: int, *, temperature: float | None = None
+    ) -> GenerateOutput:
+        """Get answers to a request, from the memo as far as it has them, and read them."""
+        replies = await self._replies(request, num_generations, temperature)
+        texts: list[str | None] = []
+        failures: list[Failure | None] = []
+        logprobs: list[Any] = []
+        for reply in replies:
+            reply, reading, failure = await self._settle(request, reply, temperature)
+            texts.append(None if failure else reading.text)
+            failures.append(failure)
+            logprobs.append(reading.logprobs)
+        return prepare_output(
+            texts,
+            [reply.input_tokens for reply in replies],
+            [reply.output_tokens for reply in replies],
+            logprobs if any(logprobs) else None,
+            failures,
+        )
+
+    async def _replies(
+        self, request: Request, count: int, temperature: float | None
+    ) -> list[Reply]:
+        shared = self.share_duplicates or temperature == 0
+        needs_key = shared or memoized.current_store() is not None
+        key = b""
+        if needs_key:
+            key = request_key(self._request_identity(), {"path": request.path, **request.body})
+
+        async def fetch(wanted: int) -> list[Reply]:
+            return await self._fetch(request, wanted)
+
+        if self._several_per_request or count == 1:
+            return await self._memoized.samples(
+                key, count, fetch, deterministic=shared, accept=self.accept
+            )
+        return await self._memoized.samples(
+            key, count, self._one_by_one(fetch), deterministic=shared, accept=self.accept
+        )
+
+    @staticmethod
+    def _one_by_one(fetch: memoized.Fetch) -> memoized.Fetch:
+        """Ask for several answers by several requests; one that fails costs no other."""
+        return lambda wanted: memoized.each_alone(fetch, wanted)
+
+    async def _fetch(self, request: Request, count: int) -> list[Reply]:
+        """Send, and put what it cost on the account."""
+
+        async def send() -> tuple[list[Reply], int]:
+            replies = await self._send(request, count)
+            prompt = replies[0].input_tokens if replies else 0
+            return replies, prompt + sum(reply.output_tokens for reply in replies)
+
+        replies = self._priced(await self._call(send), request)
+        memoized.book(
+            Usage(
+                requests=1,
+                input_tokens=replies[0].input_tokens if replies else 0,
+                output_tokens=sum(reply.output_tokens for reply in replies),
+                cost_microusd=sum(reply.cost_microusd for reply in replies),
+            )
+        )
+        return replies
+
+    def _priced(self, replies: Sequence[Reply], request: Request) -> list[Reply]:
+        """Add costs; several answers to one request share one prompt, the first one pays it."""
+        price = self._price(str(request.body.get("model", "")))
+        return [
+            _with_cost(
+                reply,
+                price.cost_microusd(0 if position else reply.input_tokens, reply.output_tokens),
+            )
+            for position, reply in enumerate(replies)
+        ]
+
+    async def _settle(
+        self, request: Request, reply: Reply, temperature: float | None
+    ) -> tuple[Reply, Reading, Failure | None]:
+        """Read a reply; if its structure is wrong and turns are left, ask again."""
+        structure = request.structure
+        for turn in range((structure.repairs if structure else 0) + 1):
+            if (failure := self._judged(reply)) is not None:
+                return reply, Reading(None), failure
+            reading = self._read(reply)
+            complaint = structure.complaint(reading.text or "") if structure else ""
+            if structure is None or not complaint:
+                return reply, reading, None
+            if turn == structure.repairs or reply.outcome != "ok":
+                break  # an answer cut off at the limit would be cut off again
+            request = self._repaired(request, structure, reading.text or "", complaint)
+            again = await self._replies(request, 1, temperature)
+            if not again:
+                break
+            reply = again[0]
+        cut = "the answer was cut off at the length limit, and " if reply.outcome != "ok" else ""
+        failure = Failure(
+            kind="asyncdistil.errors.ModelReplyError",
+            message=f"{cut}{complaint}",
+            attempts=turn + 1,
+            detail=reading.text or "",
+        )
+        return reply, reading, failure
+
+    def _repaired(
+        self, request: Request, structure: Structure, answer: str, complaint: str
+    ) -> Request:
+        """The request that shows the model what is wrong; for services with ``messages``."""
+        messages = structure.repair(list(request.body["messages"]), answer, complaint)
+        return Request(request.path, {**request.body, "messages": messages}, structure)
+
+    def _judged(self, reply: Reply) -> Failure | None:
+        """Say why a reply is no answer, by `accept`."""
+        detail = reply.body.decode("utf-8", "replace")[: 16 * 1024]
+        if reply.outcome == "failed":
+            return Failure(reply.kind, reply.message, reply.attempts, detail)
+        if reply.outcome in self.accept:
+            return None
+        return Failure(reply.outcome, _MESSAGES[reply.outcome], reply.attempts, detail)
+
+
+_MESSAGES: dict[str, str] = {
+    "ok": "a whole answer came, and `accept` does not list 'ok'",
+    "truncated": "the answer was cut off at the length limit: raise it, or accept 'truncated'",
+    "refused": "the service or the model declined to answer; `accept` does not list 'refused'",
+    "empty": "the reply holds no text",
+}
+
+
+def _with_cost(reply: Reply, cost_microusd: int) -> Reply:
+    if not cost_microusd:
+        return reply
+    return Reply(
+        reply.outcome,
+        reply.body,
+        reply.reported,
+        reply.input_tokens,
+        reply.output_tokens,
+        cost_microusd,
+    )

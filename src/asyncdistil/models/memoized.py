@@ -1,0 +1,298 @@
+"""Answers that were paid for once: looked up before asking, stored before reading.
+
+A key names a request; under it lies a pool of samples. A use takes a sample that nobody took in
+this run, so that two equal rows get two answers; a request declared deterministic shares one, and
+equal ones in flight are then sent once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from xxhash import xxh3_128_digest
+
+from asyncdistil.batch import Usage
+from asyncdistil.codec import canonical_bytes
+from asyncdistil.errors import ModelError
+from asyncdistil.models.output import FATAL, failure_of
+from asyncdistil.models.reply import STAND_IN, Outcome, Reply
+from asyncdistil.transport import brokers
+
+
+class ReplyStore(Protocol):
+    """Where replies are kept; the memo of a cache directory."""
+
+    def get(self, key: bytes, sample: int) -> Reply | None:
+        """The newest reply stored as this sample, or ``None``."""
+        ...
+
+    def put(self, key: bytes, sample: int, reply: Reply) -> None:
+        """Store a reply; it replaces an earlier one of the same sample."""
+        ...
+
+
+_store: ReplyStore | None = None
+
+
+def use_store(store: ReplyStore | None) -> None:
+    """Keep replies here from now on, in the whole process; ``None`` keeps none."""
+    global _store
+    _store = store
+
+
+def current_store() -> ReplyStore | None:
+    """Where replies are kept, if anywhere."""
+    return _store
+
+
+def request_key(identity: Mapping[str, Any], request: Mapping[str, Any]) -> bytes:
+    """Name a request: 16 bytes over the model's identity and all that shapes the answer.
+
+    Args:
+        identity: What tells this model from others; no secrets.
+        request: Messages, tools, schema, sampling parameters, as they are sent.
+    """
+    return xxh3_128_digest(
+        canonical_bytes("asyncdistil/request/1", [dict(identity), dict(request)])
+    )
+
+
+class LocalClaims:
+    """Sample numbers for code that runs outside a worker: counted in this process."""
+
+    def __init__(self) -> None:
+        self._next: Counter[bytes] = Counter()
+        self._lock = threading.Lock()
+
+    def claim(self, keys: Sequence[bytes], counts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Numbers not yet taken in this process: ``counts[i]`` of ``keys[i]``."""
+        with self._lock:
+            taken: list[tuple[int, ...]] = []
+            for key, count in zip(keys, counts, strict=True):
+                first = self._next[key]
+                self._next[key] = first + count
+                taken.append(tuple(range(first, first + count)))
+            return tuple(taken)
+
+
+_local_claims = LocalClaims()
+
+
+async def claim(key: bytes, count: int) -> tuple[int, ...]:
+    """Take samples nobody took in this run, and book them for the commit in hand."""
+    ledger = brokers.LEDGER.get()
+    around = brokers.current()
+    if around is None:
+        (numbers,) = _local_claims.claim([key], [count])
+    else:
+        lease = ledger.lease if ledger is not None else 0
+        (numbers,) = await around.claims.aclaim([key], [count], lease=lease)
+    if ledger is not None:
+        ledger.take(key, numbers)
+    return numbers
+
+
+def claim_blocking(keys: Sequence[bytes], counts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """As `claim`, for several keys, on a thread without a loop."""
+    ledger = brokers.LEDGER.get()
+    around = brokers.current()
+    if around is None:
+        numbers = _local_claims.claim(keys, counts)
+    else:
+        lease = ledger.lease if ledger is not None else 0
+        numbers = around.claims.claim(keys, counts, lease=lease)
+    if ledger is not None:
+        for key, taken in zip(keys, numbers, strict=True):
+            ledger.take(key, taken)
+    return numbers
+
+
+def book(usage: Usage, *, wrote_memo: bool = False) -> None:
+    """Put usage on the account of the work in hand, if there is one."""
+    ledger = brokers.LEDGER.get()
+    if ledger is not None:
+        ledger.add_usage(usage)
+        ledger.wrote_memo = ledger.wrote_memo or wrote_memo
+
+
+def book_cached(replies: Sequence[Reply]) -> None:
+    """Account for answers that cost nothing now."""
+    if replies:
+        cost = sum(reply.cost_microusd for reply in replies)
+        book(Usage(cached=len(replies), cached_cost_microusd=cost))
+
+
+Fetch = Callable[[int], Awaitable[list[Reply]]]
+"""Asks the service for so many samples; raises `ModelError` if it gets none."""
+
+
+@dataclass
+class _Flight:
+    """A request in flight that several wait for."""
+
+    task: asyncio.Task[list[Reply]]
+    waiting: int = 0
+
+
+@dataclass
+class Memoized:
+    """Puts the store in front of one model.
+
+    Attributes:
+        reported: Name of the stand-in that answered in place of the service, empty if none did.
+            Its answers are kept apart, so that a rehearsal can't poison production.
+    """
+
+    reported: str = ""
+    _flights: dict[tuple[asyncio.AbstractEventLoop, bytes, tuple[int, ...]], _Flight] = field(
+        default_factory=dict
+    )
+
+    async def samples(
+        self,
+        key: bytes,
+        count: int,
+        fetch: Fetch,
+        *,
+        deterministic: bool,
+        accept: Collection[Outcome],
+    ) -> list[Reply]:
+        """Get samples of a request, from the store as far as it has them.
+
+        Args:
+            key: See `request_key`.
+            count: Samples wanted.
+            fetch: Called for what is missing.
+            deterministic: Whether equal requests share one answer.
+            accept: Stored outcomes that count as an answer; others are asked for again.
+
+        Returns:
+            At most ``count`` replies: the service may have given fewer.
+
+        Raises:
+            ModelError: Of the classes that stop a run.
+        """
+        store = _store
+        if store is None:
+            if not deterministic:
+                return await self._ask(fetch, count)
+            return await self._shared(key, tuple(range(count)), fetch, None)
+        numbers = tuple(range(count)) if deterministic else await claim(key, count)
+        found = self._look_up(store, key, numbers, accept)
+        missing = tuple(number for number in numbers if number not in found)
+        if missing:
+            fetched = (
+                await self._shared(key, missing, fetch, store)
+                if deterministic
+                else await self._fetch_and_store(store, key, missing, fetch)
+            )
+            found.update(zip(missing, fetched, strict=False))
+        return [found[number] for number in numbers if number in found]
+
+    def _look_up(
+        self, store: ReplyStore, key: bytes, numbers: Sequence[int], accept: Collection[Outcome]
+    ) -> dict[int, Reply]:
+        where = self._place(key, self.reported)
+        found: dict[int, Reply] = {}
+        for number in numbers:
+            reply = store.get(where, number)
+            if reply is not None and reply.outcome in accept:
+                found[number] = reply
+        book_cached(list(found.values()))
+        return found
+
+    @staticmethod
+    def _place(key: bytes, reported: str) -> bytes:
+        """Where samples lie: under the request's key, or under one of the stand-in's own."""
+        if not reported.startswith(STAND_IN):
+            return key
+        return xxh3_128_digest(canonical_bytes("asyncdistil/stand-in/1", [key, reported]))
+
+    async def _ask(self, fetch: Fetch, count: int) -> list[Reply]:
+        try:
+            return await fetch(count)
+        except FATAL:
+            raise
+        except ModelError as error:
+            return [failed_reply(error)] * count
+
+    async def _fetch_and_store(
+        self, store: ReplyStore, key: bytes, numbers: Sequence[int], fetch: Fetch
+    ) -> list[Reply]:
+        replies = await self._ask(fetch, len(numbers))
+        for number, reply in zip(numbers, replies, strict=False):
+            if reply.reported.startswith(STAND_IN):
+                self.reported = reply.reported
+            if reply.body:  # a request that got no reply leaves nothing worth keeping
+                store.put(self._place(key, reply.reported or self.reported), number, reply)
+        book(Usage(), wrote_memo=True)
+        return replies
+
+    async def _shared(
+        self, key: bytes, numbers: tuple[int, ...], fetch: Fetch, store: ReplyStore | None
+    ) -> list[Reply]:
+        """Join an equal request in flight, or start it; it ends when nobody waits any more."""
+        name = (asyncio.get_running_loop(), key, numbers)
+        flight = self._flights.get(name)
+        joined = flight is not None
+        if flight is None:
+            asking = (
+                self._ask(fetch, len(numbers))
+                if store is None
+                else self._fetch_and_store(store, key, numbers, fetch)
+            )
+            flight = _Flight(asyncio.ensure_future(asking))
+            self._flights[name] = flight
+            flight.task.add_done_callback(lambda _: self._flights.pop(name, None))
+        flight.waiting += 1
+        try:
+            replies = await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not flight.task.done():
+                self._flights.pop(name, None)
+                flight.task.cancel()
+        if joined:
+            book_cached(replies)
+            if store is not None:
+                book(Usage(), wrote_memo=True)
+        return replies
+
+
+def failed_reply(error: ModelError) -> Reply:
+    """Keep an error as a reply; its body is what the service said, empty if it said nothing."""
+    failure = failure_of(error, detail=error.detail or " ")
+    return Reply(
+        outcome="failed",
+        body=error.detail.encode("utf-8", "replace"),
+        kind=failure.kind,
+        message=failure.message,
+        attempts=error.attempts,
+    )
+
+
+async def each_alone(fetch: Fetch, count: int) -> list[Reply]:
+    """Ask for ``count`` samples by as many requests at once; one that fails costs no other.
+
+    Raises:
+        ModelError: Of the classes that stop a run.
+    """
+
+    async def one() -> list[Reply]:
+        try:
+            return await fetch(1)
+        except FATAL:
+            raise
+        except ModelError as error:
+            return [failed_reply(error)]
+
+    return [
+        reply
+        for replies in await asyncio.gather(*(one() for _ in range(count)))
+        for reply in replies
+    ]
