@@ -3,7 +3,7 @@
 from asyncdistil.log.failpoint import failpoint
 from asyncdistil.log.files import Files, LocalFiles
 from asyncdistil.log.group_sync import Mode
-from asyncdistil.log.names import name_digest, store_root
+from asyncdistil.log.names import label_store, name_digest, store_root, stores
 from asyncdistil.log.segment import SegmentReader, SegmentWriter, segment_path
 from asyncdistil.log.store import OnCorruption, Store
 from asyncdistil.log.store_reader import StoreReader
@@ -18,7 +18,9 @@ __all__ = [
     "Store",
     "StoreReader",
     "failpoint",
+    "label_store",
     "name_digest",
     "segment_path",
     "store_root",
+    "stores",
 ]

@@ -28,7 +28,7 @@ from asyncdistil.distiset.exporter import Layout
 from asyncdistil.distiset.tables import exports_in_place
 from asyncdistil.errors import AsyncDistilError, Interrupted, RunStopped
 from asyncdistil.graph.plan import RunPlan
-from asyncdistil.log import Store, StoreReader
+from asyncdistil.log import Store, StoreReader, label_store
 from asyncdistil.log.events import Emit, RunBegin, RunEnd
 from asyncdistil.pipeline.planning import PreparedRun
 from asyncdistil.pipeline.watch import WATCHER
@@ -190,6 +190,7 @@ class Session:
             wait_seconds=prepared.options.wait_seconds,
             on_corruption=prepared.options.on_corruption,
         )
+        label_store(store.root, prepared.name)
         clean = False
         try:
             for warning in store.warnings:
