@@ -192,6 +192,38 @@ def payload_fits(header: Header, payload: bytes | memoryview, seed: int) -> bool
     )
 
 
+def whole_record(data: bytes, position: int, seed: int) -> tuple[int, int, int] | None:
+    """Check a record of known place and length in one go, in half the time that its parts take.
+
+    Args:
+        data: The record, padding included, and nothing else.
+        position: Where it must have been written.
+        seed: `file_seed`.
+
+    Returns:
+        Type, bytes of meta, bytes of body; ``None`` if any bit is not as it was written, or the
+        record was written elsewhere or by a newer asyncdistil.
+    """
+    if len(data) < HEADER_BYTES:
+        return None
+    (magic, kind, flags, header_bytes, found, _, meta, body, decoded, _, check, digest) = (
+        _HEADER.unpack_from(data)
+    )
+    record_seed = (seed + position * _GOLDEN) & _MASK
+    if (
+        found != position
+        or xxh3_64_intdigest(data[:HASHED_BYTES], record_seed) != digest
+        or xxh3_64_intdigest(data[HEADER_BYTES:], record_seed) != check
+        or len(data) != HEADER_BYTES + ((meta + body + 7) & ~7)
+        or magic != MAGIC
+        or flags & CRITICAL_FLAGS
+        or header_bytes != HEADER_BYTES
+        or decoded != meta + body
+    ):
+        return None
+    return kind, meta, body
+
+
 def stray_headers(
     data: bytes, start: int, seed: int, *, kind: RecordType | None = None
 ) -> Iterator[tuple[int, Header]]:
