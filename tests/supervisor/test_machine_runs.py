@@ -459,7 +459,7 @@ def random_dags(draw: st.DrawFn) -> tuple[RunPlan, dict[str, Behaviour]]:
             case "row":
                 behaviours[name] = Behaviour(each=lambda v: v)
             case "batch":
-                behaviours[name] = Behaviour(batch=lambda rows: list(rows))
+                behaviours[name] = Behaviour(batch=list)
             case "drop":
                 behaviours[name] = Behaviour(each=lambda v: v if v % 3 else None)
                 filtered[name] = (*filtered[above], name)
@@ -539,7 +539,8 @@ def test_any_dag_that_is_cut_short_is_taken_up_and_ends_the_same(
 
 
 def test_an_outside_act_is_announced_durably_before_and_recorded_after() -> None:
-    acting = plan(source(), step("push", "row", "load", effects=True), leaves=("push",))
+    push = step("push", "row", "load", effects=True, input_batch_size=10)
+    acting = plan(source(), push, leaves=("push",))
     run = Simulation(
         acting,
         {"load": Behaviour(rows=batches(30, 10)), "push": Behaviour(each=lambda v: v)},
