@@ -29,6 +29,7 @@ def label_store(root: Path, name: str) -> None:
     path = root / "NAME"
     with suppress(OSError):
         if not path.exists() or path.read_bytes() != text:
+            path.touch(mode=0o600)
             path.write_bytes(text)
 
 
