@@ -151,11 +151,16 @@ class HttpClient:
                         other.append(line)
             return HttpReply(b"\n".join([*other, pending]).strip(), response.headers)
 
-    async def close(self) -> None:
-        """Close the connections of the running loop."""
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
-        if session is not None:
-            await session.close()
+    async def server_name(self, path: str, *, timeout_seconds: float) -> str:
+        """What the server calls itself in its ``Server`` header; empty if it can't be asked."""
+        import aiohttp
+
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                async with self._session().get(self.base_url + path, proxy=self._proxy) as reply:
+                    return reply.headers.get("Server", "")
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return ""
 
     async def close_all(self) -> None:
         """Close the connections of every loop that is still running, each on its own loop."""

@@ -12,54 +12,66 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
-
-from xxhash import xxh3_128_digest
 
 from asyncdistil.batch import Usage
 from asyncdistil.codec import canonical_bytes
 from asyncdistil.errors import ModelError
+from asyncdistil.memo import Key, Memo, Replies
 from asyncdistil.models.output import FATAL, failure_of
 from asyncdistil.models.reply import STAND_IN, Outcome, Reply
 from asyncdistil.transport import brokers
 
 
 class ReplyStore(Protocol):
-    """Where replies are kept; the memo of a cache directory."""
+    """Where replies are kept: `asyncdistil.memo.Replies` of the memo of a cache directory."""
 
-    def get(self, key: bytes, sample: int) -> Reply | None:
+    def get(self, key: Key, sample: int) -> Reply | None:
         """The newest reply stored as this sample, or ``None``."""
         ...
 
-    def put(self, key: bytes, sample: int, reply: Reply) -> None:
+    def put(self, key: Key, sample: int, reply: Reply) -> None:
         """Store a reply; it replaces an earlier one of the same sample."""
         ...
 
 
 _store: ReplyStore | None = None
+_opened: tuple[str, str, ReplyStore] | None = None
+_opening = threading.Lock()
 
 
 def use_store(store: ReplyStore | None) -> None:
-    """Keep replies here from now on, in the whole process; ``None`` keeps none."""
+    """Keep replies here from now on, in the whole process; ``None`` goes back to the worker's."""
     global _store
     _store = store
 
 
 def current_store() -> ReplyStore | None:
-    """Where replies are kept, if anywhere."""
-    return _store
+    """Where replies are kept: what `use_store` named, else the memo that the worker offers."""
+    if _store is not None:
+        return _store
+    around = brokers.current()
+    if around is None or not around.memo:
+        return None
+    global _opened
+    with _opening:
+        if _opened is None or _opened[:2] != (around.memo, around.run):
+            memo = Memo.open(Path(around.memo), run=around.run)
+            _opened = (around.memo, around.run, Replies(memo, Reply))
+        return _opened[2]
 
 
-def request_key(identity: Mapping[str, Any], request: Mapping[str, Any]) -> bytes:
-    """Name a request: 16 bytes over the model's identity and all that shapes the answer.
+def request_key(identity: Mapping[str, Any], request: Mapping[str, Any], *, model: str) -> Key:
+    """Name a request by the model's identity and all that shapes the answer.
 
     Args:
         identity: What tells this model from others; no secrets.
         request: Messages, tools, schema, sampling parameters, as they are sent.
+        model: Readable name, for reports; not part of the key.
     """
-    return xxh3_128_digest(
-        canonical_bytes("asyncdistil/request/1", [dict(identity), dict(request)])
-    )
+    preimage = canonical_bytes("asyncdistil/request/1", [dict(identity), dict(request)])
+    return Key.of(preimage, model=model)
 
 
 class LocalClaims:
@@ -83,32 +95,33 @@ class LocalClaims:
 _local_claims = LocalClaims()
 
 
-async def claim(key: bytes, count: int) -> tuple[int, ...]:
+async def claim(key: Key, count: int) -> tuple[int, ...]:
     """Take samples nobody took in this run, and book them for the commit in hand."""
     ledger = brokers.LEDGER.get()
     around = brokers.current()
     if around is None:
-        (numbers,) = _local_claims.claim([key], [count])
+        (numbers,) = _local_claims.claim([key.digest], [count])
     else:
         lease = ledger.lease if ledger is not None else 0
-        (numbers,) = await around.claims.aclaim([key], [count], lease=lease)
+        (numbers,) = await around.claims.aclaim([key.digest], [count], lease=lease)
     if ledger is not None:
-        ledger.take(key, numbers)
+        ledger.take(key.digest, numbers)
     return numbers
 
 
-def claim_blocking(keys: Sequence[bytes], counts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def claim_blocking(keys: Sequence[Key], counts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """As `claim`, for several keys, on a thread without a loop."""
+    digests = [key.digest for key in keys]
     ledger = brokers.LEDGER.get()
     around = brokers.current()
     if around is None:
-        numbers = _local_claims.claim(keys, counts)
+        numbers = _local_claims.claim(digests, counts)
     else:
         lease = ledger.lease if ledger is not None else 0
-        numbers = around.claims.claim(keys, counts, lease=lease)
+        numbers = around.claims.claim(digests, counts, lease=lease)
     if ledger is not None:
-        for key, taken in zip(keys, numbers, strict=True):
-            ledger.take(key, taken)
+        for digest, taken in zip(digests, numbers, strict=True):
+            ledger.take(digest, taken)
     return numbers
 
 
@@ -149,13 +162,28 @@ class Memoized:
     """
 
     reported: str = ""
-    _flights: dict[tuple[asyncio.AbstractEventLoop, bytes, tuple[int, ...]], _Flight] = field(
+    _flights: dict[tuple[asyncio.AbstractEventLoop, Key, tuple[int, ...]], _Flight] = field(
         default_factory=dict
     )
+    _probe: asyncio.Task[str] | None = None
+
+    async def probe(self, ask: Callable[[], Awaitable[str]]) -> None:
+        """Find out once whether a stand-in answers, so that its earlier answers are found again.
+
+        Args:
+            ask: Asks the server for its name.
+        """
+        if self._probe is None:
+            self._probe = asyncio.ensure_future(ask())
+            name = await self._probe
+            if name.startswith(STAND_IN):
+                self.reported = name
+        elif not self._probe.done() and self._probe.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([self._probe])
 
     async def samples(
         self,
-        key: bytes,
+        key: Key,
         count: int,
         fetch: Fetch,
         *,
@@ -177,7 +205,7 @@ class Memoized:
         Raises:
             ModelError: Of the classes that stop a run.
         """
-        store = _store
+        store = current_store()
         if store is None:
             if not deterministic:
                 return await self._ask(fetch, count)
@@ -195,7 +223,7 @@ class Memoized:
         return [found[number] for number in numbers if number in found]
 
     def _look_up(
-        self, store: ReplyStore, key: bytes, numbers: Sequence[int], accept: Collection[Outcome]
+        self, store: ReplyStore, key: Key, numbers: Sequence[int], accept: Collection[Outcome]
     ) -> dict[int, Reply]:
         where = self._place(key, self.reported)
         found: dict[int, Reply] = {}
@@ -207,11 +235,12 @@ class Memoized:
         return found
 
     @staticmethod
-    def _place(key: bytes, reported: str) -> bytes:
+    def _place(key: Key, reported: str) -> Key:
         """Where samples lie: under the request's key, or under one of the stand-in's own."""
         if not reported.startswith(STAND_IN):
             return key
-        return xxh3_128_digest(canonical_bytes("asyncdistil/stand-in/1", [key, reported]))
+        preimage = canonical_bytes("asyncdistil/stand-in/1", [key.preimage, reported])
+        return Key.of(preimage, model=reported)
 
     async def _ask(self, fetch: Fetch, count: int) -> list[Reply]:
         try:
@@ -222,7 +251,7 @@ class Memoized:
             return [failed_reply(error)] * count
 
     async def _fetch_and_store(
-        self, store: ReplyStore, key: bytes, numbers: Sequence[int], fetch: Fetch
+        self, store: ReplyStore, key: Key, numbers: Sequence[int], fetch: Fetch
     ) -> list[Reply]:
         replies = await self._ask(fetch, len(numbers))
         for number, reply in zip(numbers, replies, strict=False):
@@ -234,7 +263,7 @@ class Memoized:
         return replies
 
     async def _shared(
-        self, key: bytes, numbers: tuple[int, ...], fetch: Fetch, store: ReplyStore | None
+        self, key: Key, numbers: tuple[int, ...], fetch: Fetch, store: ReplyStore | None
     ) -> list[Reply]:
         """Join an equal request in flight, or start it; it ends when nobody waits any more."""
         name = (asyncio.get_running_loop(), key, numbers)

@@ -14,10 +14,19 @@ from asyncdistil.errors import (
     ModelRateLimited,
     ModelReplyError,
     RunStopped,
+    TransportError,
 )
 from asyncdistil.models.typing import GenerateOutput, LLMLogprobs, LLMOutput
 
-FATAL = (ModelAuthError, ModelRateLimited, ModelOutage, RunStopped, LogError, MemoryError)
+FATAL = (
+    ModelAuthError,
+    ModelRateLimited,
+    ModelOutage,
+    RunStopped,
+    LogError,
+    TransportError,
+    MemoryError,
+)
 """What is no row's fault: it stops the run instead of failing the row."""
 
 _MAX_DETAIL_CHARS = 16 * 1024

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from pydantic import Field, PrivateAttr, field_validator
 
 from asyncdistil.batch import Failure, Usage
+from asyncdistil.memo import Key
 from asyncdistil.models import memoized
-from asyncdistil.models.identity import public_url
+from asyncdistil.models.identity import is_loopback, public_url
 from asyncdistil.models.llms.base import AsyncLLM
 from asyncdistil.models.memoized import Memoized, request_key
 from asyncdistil.models.output import prepare_output
@@ -27,6 +28,9 @@ from asyncdistil.models.typing import (
     StandardInput,
     StructuredOutputType,
 )
+
+_PROBE_SECONDS = 2.0
+_NO_KEY = Key(b"", b"", "")
 
 
 @dataclass(frozen=True)
@@ -159,10 +163,17 @@ class RemoteLLM(Service, AsyncLLM):
         self, request: Request, count: int, temperature: float | None
     ) -> list[Reply]:
         shared = self.share_duplicates or temperature == 0
-        needs_key = shared or memoized.current_store() is not None
-        key = b""
+        stored = memoized.current_store() is not None
+        if stored and self._client is not None and is_loopback(self._client.base_url):
+            await self._memoized.probe(self._server_name)
+        needs_key = shared or stored
+        key = _NO_KEY
         if needs_key:
-            key = request_key(self._request_identity(), {"path": request.path, **request.body})
+            key = request_key(
+                self._request_identity(),
+                {"path": request.path, **request.body},
+                model=f"{self.provider}:{self.model_name}",
+            )
 
         async def fetch(wanted: int) -> list[Reply]:
             return await self._fetch(request, wanted)
@@ -174,6 +185,10 @@ class RemoteLLM(Service, AsyncLLM):
         return await self._memoized.samples(
             key, count, self._one_by_one(fetch), deterministic=shared, accept=self.accept
         )
+
+    async def _server_name(self) -> str:
+        assert self._client is not None
+        return await self._client.server_name("/models", timeout_seconds=_PROBE_SECONDS)
 
     @staticmethod
     def _one_by_one(fetch: memoized.Fetch) -> memoized.Fetch:
