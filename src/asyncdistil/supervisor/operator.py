@@ -295,6 +295,12 @@ class StepOperator:
                 f"{failure.detail}".rstrip()
             )
         )
+        self._take_back(worker, job)
+
+    def _take_back(self, worker: WorkerId, job: Job) -> None:
+        """A lease came back undone: its worker is free again, its rows stay open."""
+        self.crew.settle(worker, job, 0.0)
+        self._retries.append(job)
 
     # --- deaths ------------------------------------------------------------------------------
 

@@ -130,6 +130,7 @@ class RouterOperator(StepOperator):
 
     def on_failed(self, worker: WorkerId, message: Failed) -> None:
         """A routing function that raises stops the run: nobody knows where its rows belong."""
+        self.dirty = True
         failure = message.failure
         self._state.fail(
             StepError(
@@ -138,6 +139,9 @@ class RouterOperator(StepOperator):
                 f"{failure.detail}".rstrip()
             )
         )
+        job = self.crew.members[worker].jobs.get(message.lease)
+        if job is not None:
+            self._take_back(worker, job)
 
     def on_survived(self, worker: WorkerId, message: Survived) -> None:
         """A router is never probed."""

@@ -71,9 +71,13 @@ class RunState:
         return self._next_lease - 1
 
     def fail(self, error: AsyncDistilError) -> None:
-        """Ask the run to stop; the first cause is the one that is reported."""
+        """Ask the run to stop; the first cause is the one that is reported.
+
+        Nothing is handed out from here on, not even what a failure gave back.
+        """
         if self.stop is None:
             self.stop = error
+        self.draining = True
 
     def replayed(self, lineage: bytes, lsn: Lsn) -> None:
         """Note a replayed commit; the notes become REUSE records, which pin what they name."""
