@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,31 @@ def test_a_call_that_fails_says_why_and_costs_the_row_only(
 def test_a_call_that_hangs_is_given_up(library: str) -> None:
     row = check(library, ("sleep", {}), seconds_per_call=1)
     assert "more than 1.0 seconds" in row["execution_result"][0]
+
+
+def test_cancelling_a_row_kills_the_call_and_what_it_started(tmp_path: Path) -> None:
+    fifo = tmp_path / "alive"
+    os.mkfifo(fifo)
+    path = tmp_path / "functions.py"
+    path.write_text(
+        "import subprocess\n"
+        "def start():\n"
+        f"    held = open({str(fifo)!r}, 'w')\n"
+        "    subprocess.run(['sleep', '600'], pass_fds=[held.fileno()])\n"
+    )
+    step = APIGenExecutionChecker(libpath=str(path), check_is_dangerous=False, seconds_per_call=99)
+
+    async def cancelled() -> None:
+        row = asyncio.ensure_future(step.aprocess({"answers": '[{"name": "start"}]'}))
+        reader = await asyncio.to_thread(open, fifo)  # returns once the function runs
+        row.cancel()
+        (outcome,) = await asyncio.gather(row, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError)
+        # End of file: nobody holds the other end any more.
+        assert await asyncio.to_thread(reader.read) == ""
+        reader.close()
+
+    asyncio.run(cancelled())
 
 
 def test_the_look_at_the_source_can_be_left_out(library: str) -> None:

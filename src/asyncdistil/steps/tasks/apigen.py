@@ -3,11 +3,14 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import anyio
 from pydantic import Field, PositiveFloat
 from xxhash import xxh3_128_hexdigest
 
@@ -278,16 +281,20 @@ class APIGenExecutionChecker(Step):
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
         )
+        talk = asyncio.ensure_future(child.communicate(self._request(call)))
         try:
-            async with asyncio.timeout(self.seconds_per_call):
-                said, _ = await child.communicate(self._request(call))
-        except TimeoutError:
-            return False, f"{call['name']!r} took more than {self.seconds_per_call} seconds"
+            done, _ = await asyncio.wait({talk}, timeout=self.seconds_per_call)
         finally:
-            if child.returncode is None:
-                child.kill()
-                await asyncio.shield(child.wait())
+            # Also reached when we are cancelled: a child that outlives us goes on doing things.
+            # The whole group, because what the function started holds its pipes open.
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            with anyio.CancelScope(shield=True):
+                said, _ = await talk
+        if not done:
+            return False, f"{call['name']!r} took more than {self.seconds_per_call} seconds"
         try:
             worked, result = json.loads(said)
         except ValueError:
