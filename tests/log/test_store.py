@@ -188,16 +188,19 @@ def test_a_forked_child_does_not_keep_the_lock(cache_dir: Path) -> None:
     ready, go = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(go[1])
         os.write(ready[1], b".")
-        os.read(go[0], 1)
+        os.read(go[0], 1)  # until the parent is done, or dead
         os._exit(0)
-    assert os.read(ready[0], 1) == b"."
-    store.close(clean=True)
-    Store.open(cache_dir, "p").close(clean=True)
-    os.write(go[1], b".")
-    assert os.waitpid(child, 0)[1] == 0
-    for fd in (*ready, *go):
-        os.close(fd)
+    try:
+        assert os.read(ready[0], 1) == b"."
+        store.close(clean=True)
+        Store.open(cache_dir, "p").close(clean=True)
+    finally:
+        for fd in (*ready, *go):
+            os.close(fd)
+        status = os.waitpid(child, 0)[1]
+    assert status == 0
 
 
 def test_files_are_private_and_links_are_refused(kit: Any, cache_dir: Path, tmp_path: Path) -> None:
