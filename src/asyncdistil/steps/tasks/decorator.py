@@ -98,12 +98,7 @@ def task(
     def decorate(function: Callable[..., dict[str, Any]]) -> type[Task]:
         name = getattr(function, "__name__", repr(function))
         system, user = read_prompts(inspect.getdoc(function) or "", where=name)
-        for key, text in (("system_prompt", system), ("user_message_template", user)):
-            if unknown := sorted(set(_PLACEHOLDER.findall(text)) - set(allowed)):
-                raise ParameterError(
-                    f"the {key} of task {name!r} uses {unknown}, but its inputs are {allowed}: "
-                    f"declare them in @task(inputs=...)"
-                )
+        _check_placeholders(name, allowed, system_prompt=system, user_message_template=user)
         made = create_model(
             name,
             __base__=_FunctionTask,
@@ -119,6 +114,15 @@ def task(
         return made
 
     return decorate
+
+
+def _check_placeholders(task: str, allowed: list[str], **texts: str) -> None:
+    for key, text in texts.items():
+        if unknown := sorted(set(_PLACEHOLDER.findall(text)) - set(allowed)):
+            raise ParameterError(
+                f"the {key} of task {task!r} uses {unknown}, but its inputs are {allowed}: "
+                f"declare them in @task(inputs=...)"
+            )
 
 
 def read_prompts(docstring: str, *, where: str) -> tuple[str, str]:
