@@ -37,6 +37,11 @@ class Journal:
         fresh, self._seen = text[self._seen :], len(text)
         return [tuple(json.loads(line)) for line in fresh.splitlines()]
 
+    def clear(self) -> None:
+        """Empty the file, for a step that waits until another was called."""
+        self.path.write_text("")
+        self._seen = 0
+
     def rows(self) -> dict[str, list[Any]]:
         """Per step, the rows it was called with since the last look, sorted."""
         found: dict[str, list[Any]] = {}

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +70,10 @@ class Count(GeneratorStep):
     def process(self, offset: int = 0) -> GeneratorStepOutput:
         for start in range(0, self.rows, self.batch_size):
             if os.environ.get("STOP_AT") == str(start):
+                # Not before a step below works on what came first.
+                path, deadline = os.environ["ASYNCDISTIL_TEST_CALLS"], time.monotonic() + 30
+                while not os.path.getsize(path) and time.monotonic() < deadline:
+                    os.sched_yield()
                 raise RuntimeError("asked to")
             stop = min(start + self.batch_size, self.rows)
             yield [{"n": n} for n in range(start, stop)], stop == self.rows
@@ -328,13 +333,14 @@ def test_a_run_that_stopped_half_way_is_taken_up(
     monkeypatch.setenv("SALT", "before")
     chain(1).run()
     journal.calls()
+    journal.clear()
 
     # With the cache, the generator is replayed whole and only what is below can stop half way.
     pipeline = chain(2 if use_cache else 1)
     if use_cache:
         pipeline["count"].rows = 101
     monkeypatch.setenv("SALT", "during")
-    # A generator may run 64 yields ahead: by then the first rows have been handed out.
+    # A generator may run 64 yields ahead: here it has sent its first ones.
     monkeypatch.setenv("STOP_AT", "80")
     with pytest.raises(StepError, match=r"generator 'count' raised after 80 rows.*asked to"):
         pipeline.run(use_cache=use_cache)
