@@ -149,7 +149,9 @@ class Crew:
         self.gave_up: WorkerDied | None = None
 
     def ensure(self, count: int) -> None:
-        """Have at least ``count`` workers, but no more than there may be."""
+        """Have at least ``count`` workers, but no more than there may be; none when stopping."""
+        if self._state.stop is not None:
+            return
         taken = {member.replica for member in self.members.values()}
         for replica in range(self._replicas):
             if len(self.members) >= min(count, self._replicas):
@@ -225,7 +227,7 @@ class Crew:
         # A worker that runs one batch after another died of the oldest; the rest was mailbox.
         for job in jobs if self._concurrency else jobs[:1]:
             job.attempt += 1
-        if member.finishing or not restart:
+        if member.finishing or not restart or self._state.stop is not None:
             return jobs
         self._state.progress[self.step].restarts += 1
         if not bisecting:

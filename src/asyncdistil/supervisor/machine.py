@@ -51,6 +51,7 @@ from asyncdistil.transport.messages import (
 )
 
 _BACKLOG_BYTES = 512 * 1024 * 1024
+_BACKLOG_CHUNKS = 8192  # under a kilobyte of this process's memory each
 _FATAL: dict[str, type[AsyncDistilError]] = {
     cls.__name__: cls
     for cls in (MemoryRefused, ModelAuthError, ModelRateLimited, ModelError, StorageError)
@@ -191,10 +192,8 @@ class Machine:
         if worker in operator.crew.members:
             for job in operator.crew.members[worker].jobs:
                 self.state.claims.release(job)
-            if self.state.stop is None:
-                operator.on_lost(worker, cause)
-            else:
-                operator.crew.members.pop(worker)
+            # Also when stopping: rows that nobody covered must stay open, or the step would end.
+            operator.on_lost(worker, cause)
 
     def durable(self, ticket: int) -> None:
         """Take the news that every append up to ``ticket`` is durable."""
@@ -240,7 +239,11 @@ class Machine:
             return
         steps = [op for op in self._order if isinstance(op, StepOperator)]
         hungry = not steps or any(op.starving for op in steps)
-        hold = not hungry and sum(op.backlog_bytes for op in steps) > _BACKLOG_BYTES
+        full = (
+            sum(op.backlog_chunks for op in steps) > _BACKLOG_CHUNKS
+            or sum(op.backlog_bytes for op in steps) > _BACKLOG_BYTES
+        )
+        hold = full and not hungry
         for source in sources:
             if source.hold and not hold:
                 source.dirty = True

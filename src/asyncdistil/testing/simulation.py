@@ -26,6 +26,7 @@ from asyncdistil.batch import (
     StepName,
 )
 from asyncdistil.codec import content_digest, encode_rows
+from asyncdistil.errors import Interrupted
 from asyncdistil.graph.plan import RouterPlan, RunPlan, StepPlan
 from asyncdistil.log.events import Commit, Event, Route, StepDef, StepDone
 from asyncdistil.supervisor.commands import Kill, Publish, Send, Spawn, WorkerId
@@ -172,6 +173,7 @@ class Simulation:
         run: Run id.
         kill_rate: Chance per turn that some worker dies.
         stop_after: Turn after which the whole run is abandoned, as by SIGKILL.
+        interrupt_after: Turn after which the run is asked to stop in order.
     """
 
     def __init__(
@@ -185,6 +187,7 @@ class Simulation:
         run: str = "run",
         kill_rate: float = 0.0,
         stop_after: int | None = None,
+        interrupt_after: int | None = None,
     ) -> None:
         self.plan = plan
         self.memory = memory or Memory()
@@ -197,6 +200,7 @@ class Simulation:
         self._random = random.Random(seed)
         self._kill_rate = kill_rate
         self._stop_after = stop_after
+        self._interrupt_after = interrupt_after
         self._workers: dict[WorkerId, _Worker] = {}
         self._plans: dict[str, StepPlan] = {step.name: step for step in plan.steps}
         self._routers: dict[str, RouterPlan] = {f"{r.source}/router": r for r in plan.routers}
@@ -209,7 +213,7 @@ class Simulation:
         )
 
     def run(self) -> bool:
-        """Run to the end; false if it was abandoned on the way.
+        """Run to the end; false if it was abandoned on the way, or stopped in order.
 
         Raises:
             AsyncDistilError: The machine asked to stop.
@@ -222,10 +226,14 @@ class Simulation:
             assert self.turns < _MOST_TURNS, "the run does not end"
             machine.turn(float(self.turns))
             self._act()
-            if machine.state.stop is not None:
+            if machine.state.stop is not None and self._interrupt_after is None:
                 raise machine.state.stop
             if machine.finished:
                 return True
+            if self._interrupt_after is not None and self.turns >= self._interrupt_after:
+                machine.request_stop(Interrupted("asked to stop"))
+                if machine.idle:
+                    return False
             if self._stop_after is not None and self.turns >= self._stop_after:
                 return False
             self._step()
