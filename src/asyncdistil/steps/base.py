@@ -1,7 +1,7 @@
 """What every step has: parameters, a name, a pipeline, columns, an identity."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, overload
 
@@ -311,7 +311,7 @@ class BaseStep(HasRuntimeParameters):
         connect(self, other if isinstance(other, list) else [other])
         return other
 
-    def __rrshift__(self, others: "list[BaseStep]") -> Self:
+    def __rrshift__(self, others: "Sequence[BaseStep]") -> Self:
         for other in others:
             connect(other, [self])
         return self
