@@ -295,8 +295,13 @@ class Machine:
         )
 
     def in_flight(self) -> list[int]:
-        """Input rows that workers hold, per step of the plan."""
-        return [self._operators[step.name].crew.in_flight() for step in self.plan.steps]
+        """Most input rows that workers hold, per step of the plan."""
+        return [
+            # The ports of a global step are lists of their own, of which the longest is counted.
+            self._operators[step.name].crew.in_flight()
+            * (len(step.edges) if step.kind == "global" else 1)
+            for step in self.plan.steps
+        ]
 
     @property
     def failed_rows(self) -> int:
