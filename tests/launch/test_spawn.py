@@ -178,6 +178,7 @@ async def test_a_stopped_worker_can_be_killed(
     body = "sock.sendall(b'up'); os.kill(os.getpid(), signal.SIGSTOP)"
     worker = await spawn(**script(body))  # type: ignore[arg-type]
     assert await say(worker) == b"up"
+    os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WNOWAIT)
     assert await stop(worker, grace_seconds=0.01) == -signal.SIGKILL
     worker.sock.close()
 
@@ -224,7 +225,7 @@ async def test_a_flood_of_prints_neither_blocks_the_worker_nor_drowns_the_log(
 async def test_a_worker_that_closes_every_descriptor_is_seen_to_end(
     script: Callable[[str], dict[str, object]],
 ) -> None:
-    worker = await spawn(**script("os.closerange(0, 256); line.let_go(); os._exit(3)"))  # type: ignore[arg-type]
+    worker = await spawn(**script("line.let_go(); os.closerange(0, 256); os._exit(3)"))  # type: ignore[arg-type]
     assert await worker.wait() == 3
     assert await say(worker) == b""
     worker.sock.close()
@@ -317,7 +318,7 @@ asyncio.run(main())
         "print('up', flush=True); time.sleep(600)",
         HOLD_GIL,
         "print('up', flush=True)\nwhile True: pass",
-        "signal.pthread_sigmask(0, range(1, 65)); print('up', flush=True); sock.recv(1)",
+        "signal.pthread_sigmask(0, signal.valid_signals()); print('up', flush=True); sock.recv(1)",
     ],
     ids=["asleep", "holding the interpreter lock", "looping", "blocking signals"],
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from asyncdistil.transport.brokers import RateLimits
 from asyncdistil.transport.messages import Granted, PermitRequest
-from asyncdistil.transport.permits import Governors, Pool
+from asyncdistil.transport.permits import Pool
 
 counts = st.integers(0, 30)
 reports = st.builds(
@@ -131,14 +131,6 @@ def test_a_service_that_never_answers_is_given_up_after_an_hour() -> None:
     answer = pool.on(PermitRequest("g", 1, failed=1), 3601.0)
     assert answer.permits == 0
     assert answer.reason.startswith("give-up:")
-
-
-def test_governors_are_apart_and_the_first_request_declares_the_limits() -> None:
-    governors = Governors()
-    assert governors.on(PermitRequest("a", 9, limits=(2, 0, 0)), 0.0, 1).permits == 2
-    assert governors.on(PermitRequest("b", 9), 0.0, 1).permits == 9
-    governors.forget(1)
-    assert governors.on(PermitRequest("a", 9), 0.0, 2).permits == 2
 
 
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=200))

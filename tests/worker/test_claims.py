@@ -18,7 +18,7 @@ from asyncdistil.transport.messages import (
     PermitRequest,
     Result,
 )
-from asyncdistil.transport.permits import Governors
+from asyncdistil.transport.permits import Pool
 
 ROWS: list[Row] = [{"n": n} for n in range(6)]
 LIMITS = RateLimits(2, 0, 0)
@@ -174,13 +174,13 @@ class BlockingBatch(BlockingRequests):
 def test_no_request_goes_without_a_permit_and_every_permit_comes_back(
     rig: Any, kind: type[Requests]
 ) -> None:
-    governors = Governors()
+    pool = Pool(LIMITS)
     rig.start(kind())
     rig.lease(1, ROWS)
     tokens = succeeded = 0
     result = None
     clock = 0.0
-    while result is None or governors.pools["g"].outstanding:
+    while result is None or pool.outstanding:
         message = rig.next()
         if isinstance(message, Result):
             result = message
@@ -190,8 +190,8 @@ def test_no_request_goes_without_a_permit_and_every_permit_comes_back(
         tokens += message.tokens
         succeeded += message.succeeded
         clock += 0.01
-        granted = governors.on(message, clock, 1)
-        assert governors.pools["g"].outstanding <= 2
+        granted = pool.on(message, clock, 1)
+        assert pool.outstanding <= 2
         rig.send(granted)
     assert not result.failures
     assert max(row["most"] for row in rig.rows(result.outputs)) <= 2

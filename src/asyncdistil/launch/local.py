@@ -1,4 +1,4 @@
-"""Start a worker on this machine, as a fresh interpreter or by forking a zygote."""
+"""Start a worker on this machine, as a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Self
 
 from asyncdistil.errors import WorkerError
 from asyncdistil.launch.output import OutputReader
@@ -58,31 +59,82 @@ async def spawn(
     Raises:
         WorkerError: The process could not be started.
     """
-    with ExitStack() as cleanup:
-        try:
-            ours, theirs = socket.socketpair()
-            cleanup.callback(ours.close)
-            with theirs:
-                for end in (ours, theirs):
-                    _widen(end)
-                read_end, write_end = os.pipe()
-                cleanup.callback(os.close, read_end)
-                try:
-                    child = _exec(module, theirs.fileno(), segment_fd, extra_fds, write_end, env)
-                finally:
-                    os.close(write_end)
-        except OSError as error:
-            raise WorkerError(
-                f"could not start a process for step {name!r}: {error.strerror or error}. If "
-                "descriptors or processes have run out, raise `ulimit -n` or `ulimit -u`, or use "
-                "fewer replicas"
-            ) from error
-        ours.setblocking(False)
-        cleanup.pop_all()
-    output = OutputReader(read_end, on_line or log_lines(name))
-    process = WorkerProcess(child.pid, ours, output)
+    return start(module, name, socket.SOCK_STREAM, segment_fd, extra_fds, env, on_line)
+
+
+def start(
+    module: str,
+    name: str,
+    kind: socket.SocketKind,
+    segment_fd: int | None,
+    extra_fds: Sequence[int],
+    env: Mapping[str, str] | None,
+    on_line: Callable[[LogLine], None] | None,
+) -> WorkerProcess:
+    """As `spawn`, for any kind of socket; must run on a loop's thread."""
+    with ExitStack() as cleanup, described(name):
+        ends = cleanup.enter_context(Ends(kind))
+        child = _exec(module, ends.theirs.fileno(), segment_fd, extra_fds, ends.output_write, env)
+        ours, read_end = ends.keep()
+    process = WorkerProcess(child.pid, ours, OutputReader(read_end, on_line or log_lines(name)))
     watch_child(process, child.poll)
     return process
+
+
+class Ends:
+    """A socket pair and an output pipe; whatever is not kept is closed on leaving the context."""
+
+    def __init__(self, kind: socket.SocketKind) -> None:
+        """Open them.
+
+        Raises:
+            OSError: No descriptors are left.
+        """
+        self._open = ExitStack()
+        with ExitStack() as cleanup:
+            self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, kind)
+            cleanup.callback(self._ours.close)
+            cleanup.callback(self.theirs.close)
+            for end in (self._ours, self.theirs):
+                _widen(end)
+            self._output_read, self.output_write = os.pipe()
+            self._open = cleanup.pop_all()
+        self._open.callback(os.close, self.output_write)
+        self._kept = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._kept:
+            os.close(self.output_write)
+            self.theirs.close()
+        else:
+            os.close(self._output_read)
+            self._open.close()
+
+    def keep(self) -> tuple[socket.socket, int]:
+        """Take over our end of the socket, non-blocking, and the reading end of the pipe."""
+        self._kept = True
+        self._ours.setblocking(False)
+        return self._ours, self._output_read
+
+
+@contextmanager
+def described(name: str) -> Iterator[None]:
+    """Turn a refusal of the system into an error that says what to do.
+
+    Raises:
+        WorkerError: In place of any `OSError` inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WorkerError(
+            f"could not start a process for step {name!r}: {error.strerror or error}. If "
+            "descriptors or processes have run out, raise `ulimit -n` or `ulimit -u`, or use "
+            "fewer replicas"
+        ) from error
 
 
 def _exec(

@@ -10,12 +10,15 @@ in flight on one event loop and each books on its own account.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from asyncdistil.batch import Usage
+
+if TYPE_CHECKING:
+    from asyncdistil.memo import Memo
 
 RequestOutcome: TypeAlias = Literal["ok", "throttled", "failed", "cancelled"]
 
@@ -147,6 +150,10 @@ class Surroundings:
         run: Run id.
         step: Name of the step.
         replica: Which replica of it this process is.
+        memo_own_run: Whether only what this run stored may be read from the memo, because the step
+            runs without cache.
+        open_memo: Opens the memo once and gives it, wired so that the supervisor syncs what was
+            written before the commits that rely on it.
     """
 
     claims: ClaimBroker
@@ -155,6 +162,8 @@ class Surroundings:
     run: str
     step: str
     replica: int
+    memo_own_run: bool = False
+    open_memo: Callable[[], Memo] | None = None
 
 
 _current: Surroundings | None = None

@@ -16,18 +16,20 @@ import threading
 _PR_SET_PDEATHSIG = 1
 
 
-def follow_parent(parent: int) -> None:
+def follow_parent(parent: int, signum: int = signal.SIGKILL) -> None:
     """Ask the kernel to kill this process when its parent dies; die now if it already has.
 
     The signal follows the *thread* that forked us, so parents fork from a thread that stays.
 
     Args:
         parent: Pid of the process that should be our parent.
+        signum: What the kernel sends; anything but SIGKILL only to code that never holds the
+            interpreter lock for long.
     """
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(os.EX_UNAVAILABLE)
 

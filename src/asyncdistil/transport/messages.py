@@ -291,6 +291,12 @@ class Fatal(msgspec.Struct, frozen=True, array_like=True, tag=46):
     message: str
 
 
+class MemoUsed(msgspec.Struct, frozen=True, array_like=True, tag=48):
+    """Results that follow rely on this memo segment: sync it before their commits."""
+
+    segment: int
+
+
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=47):
     """Answer to `Finish`: unloaded, about to exit."""
 
@@ -314,5 +320,6 @@ FromWorker: TypeAlias = (
     | LogLine
     | Exported
     | Fatal
+    | MemoUsed
     | Done
 )

@@ -338,22 +338,3 @@ class Pool:
         old = self._wishes.get(holder)
         since = now if granted or old is None or old.expires <= now else old.since
         self._wishes[holder] = _Wish(unmet, since, now + wait + _WISH_SECONDS)
-
-
-@dataclass(slots=True)
-class Governors:
-    """The pools of a run, by governor."""
-
-    pools: dict[str, Pool] = field(default_factory=dict)
-
-    def on(self, request: PermitRequest, now: float, holder: int) -> Granted:
-        """As `Pool.on`; the first request of a governor declares its limits."""
-        pool = self.pools.get(request.governor)
-        if pool is None:
-            pool = self.pools[request.governor] = Pool(RateLimits(*request.limits))
-        return pool.on(request, now, holder)
-
-    def forget(self, holder: int) -> None:
-        """Take back everything a dead worker held, in every pool."""
-        for pool in self.pools.values():
-            pool.forget(holder)
