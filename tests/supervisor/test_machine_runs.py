@@ -14,6 +14,8 @@ from asyncdistil.codec import content_digest
 from asyncdistil.errors import GraphError, StepError, WorkerDied
 from asyncdistil.graph.plan import EdgePlan, RouterPlan, RunPlan, StepPlan
 from asyncdistil.log.events import Intent, Outcome
+from asyncdistil.supervisor.commands import WorkerId
+from asyncdistil.supervisor.operator import StepOperator
 from asyncdistil.testing.simulation import Behaviour, Memory, Segments, Simulation
 
 # A failing schedule does not get simpler by shrinking, only slower to find: the seed repeats it.
@@ -555,3 +557,38 @@ def test_an_outside_act_is_announced_durably_before_and_recorded_after() -> None
     assert len(intents) == 3
     assert set(outcomes) == set(intents)
     assert all(intents[key] < outcomes[key] for key in intents)
+
+
+def test_a_generator_waits_for_a_slow_step_however_hungry_the_steps_below_it() -> None:
+    slow = plan(
+        source(),
+        step("slow", "row", "load", input_batch_size=1),
+        step("fast", "row", "slow"),
+        leaves=("fast",),
+    )
+    run = Simulation(
+        slow,
+        {
+            "load": Behaviour(rows=batches(12_000, 1)),
+            "slow": Behaviour(each=lambda v: v),
+            "fast": Behaviour(each=lambda v: v),
+        },
+    )
+    most = 0
+    work = run._work
+
+    def generous(number: WorkerId) -> None:
+        """Let the generator do a hundred yields where the slow step does one batch."""
+        nonlocal most
+        worker = run._workers[number]
+        for _ in range(100 if worker.generating and not worker.inbox else 1):
+            if worker.inbox or (worker.generating and worker.credits > 0):
+                work(number)
+        operator = run.machine.operators[1]
+        assert isinstance(operator, StepOperator)
+        most = max(most, operator.backlog_chunks)
+
+    run._work = generous  # type: ignore[method-assign]
+    assert run.run()
+    assert run.results["fast"] == list(range(12_000))
+    assert 8_192 <= most < 8_192 + 1_000

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 
-from asyncdistil.batch import Digest, RowId, RowSlice, StepName
+from asyncdistil.batch import BatchRef, Digest, RowId, RowSlice, SegmentId, StepName
 from asyncdistil.errors import StorageError
 from asyncdistil.log.events import Emit
 from asyncdistil.supervisor.chunk import Chunk
@@ -17,6 +18,29 @@ from asyncdistil.supervisor.state import RunState
 from asyncdistil.transport.messages import Export, Exported
 
 _SLICES_PER_MESSAGE = 512
+_PACKED = struct.Struct("<IQQIQ16sII")  # a slice and its reference in 56 bytes
+
+
+def pack(part: RowSlice) -> bytes:
+    """A slice as bytes: a leaf remembers every one of its slices until its export is done."""
+    ref = part.ref
+    return _PACKED.pack(
+        ref.segment,
+        ref.offset,
+        ref.length,
+        ref.rows,
+        ref.checksum,
+        ref.digest,
+        part.start,
+        part.stop,
+    )
+
+
+def unpack(fields: tuple[int, int, int, int, int, bytes, int, int]) -> RowSlice:
+    """The slice that was packed."""
+    segment, offset, length, rows, checksum, digest, start, stop = fields
+    ref = BatchRef(SegmentId(segment), offset, length, rows, checksum, Digest(digest))
+    return RowSlice(ref, start, stop)
 
 
 class LeafOperator:
@@ -48,7 +72,7 @@ class LeafOperator:
         self._publish = publish
         self._port = Sorter()
         self._failed_rows = 0
-        self._released: list[RowSlice] = []
+        self._released = bytearray()
         self._sent = 0
         self._finishing = False
         self._attempts = 1
@@ -88,7 +112,8 @@ class LeafOperator:
             chunk = ready.popleft()
             self._failed_rows += len(chunk.failed)
             fresh.extend(chunk.ports[0])
-        self._released.extend(fresh)
+        for part in fresh:
+            self._released += pack(part)
         if self._publish and fresh:
             self._state.commands.append(Publish(self.leaf, tuple(fresh)))
         self._send()
@@ -97,9 +122,11 @@ class LeafOperator:
         member = next(iter(self.crew.members.values()), None)
         if member is None or not member.ready or self._finishing:
             return
+        step = _SLICES_PER_MESSAGE * _PACKED.size
         while self._sent < len(self._released):
-            part = tuple(self._released[self._sent : self._sent + _SLICES_PER_MESSAGE])
-            self._state.send(member.number, Export(part))
+            part = self._released[self._sent : self._sent + step]
+            slices = tuple(unpack(fields) for fields in _PACKED.iter_unpack(part))
+            self._state.send(member.number, Export(slices))
             self._sent += len(part)
         if self._port.ended:
             self._finishing = True

@@ -238,7 +238,12 @@ class Machine:
         if not sources:
             return
         steps = [op for op in self._order if isinstance(op, StepOperator)]
-        hungry = not steps or any(op.starving for op in steps)
+        # What waits above a step will reach it; only one with nothing above it needs the source.
+        supplied: set[StepName] = set()
+        for op in steps:
+            if op.backlog_chunks or any(up.name in supplied for up in op.upstreams):
+                supplied.add(op.name)
+        hungry = any(op.starving and op.name not in supplied for op in steps)
         full = (
             sum(op.backlog_chunks for op in steps) > _BACKLOG_CHUNKS
             or sum(op.backlog_bytes for op in steps) > _BACKLOG_BYTES

@@ -116,7 +116,7 @@ class StepOperator:
         self.dirty = True
         self._state = state
         self._memory = memory
-        self._upstreams = upstreams
+        self.upstreams = upstreams
         self._fresh = plan.kind == "global"
         self._backlog = Backlog()
         self._retries: list[Job] = []
@@ -136,7 +136,7 @@ class StepOperator:
     @property
     def space(self) -> str:
         """Which ids its rows carry: equal for steps whose rows can be told apart by id."""
-        return self.name if self._fresh else self._upstreams[0].space
+        return self.name if self._fresh else self.upstreams[0].space
 
     @property
     def starving(self) -> bool:
@@ -147,6 +147,11 @@ class StepOperator:
     def backlog_bytes(self) -> int:
         """Stored size of what waits for a worker."""
         return self._backlog.size_bytes
+
+    @property
+    def backlog_chunks(self) -> int:
+        """How many chunks wait for a worker."""
+        return len(self._backlog)
 
     @property
     def stored(self) -> bool:

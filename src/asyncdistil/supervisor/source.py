@@ -101,7 +101,7 @@ class SourceOperator:
             ticket=ticket,
             replayed=ticket == 0,
         )
-        if not self._complete:
+        if not (self._complete or self.plan.resumable):
             self._stored.extend(slices)
         self._rows += rows
         self.outlet.emit(chunk)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from asyncdistil.batch import Lsn, RowFailure, RowId, RunId, StepName, Usage
-from asyncdistil.errors import AsyncDistilError, BudgetExhausted, FailureBudgetExceeded
+from asyncdistil.errors import (
+    AsyncDistilError,
+    BudgetExhausted,
+    FailureBudgetExceeded,
+    StepError,
+    UnencodableValue,
+)
 from asyncdistil.graph.plan import RunPlan, StepPlan
 from asyncdistil.log.events import Event, Reuse
 from asyncdistil.supervisor.claims import Claims
@@ -15,6 +21,10 @@ from asyncdistil.transport.messages import ToWorker
 _REUSE_RECORD_COMMITS = 1024
 _WHOLE_FAILURES = 3
 _FAILURES_SHOWN = 10
+_BREACHES: dict[str, type[AsyncDistilError]] = {
+    f"{kind.__module__}.{kind.__qualname__}": kind for kind in (StepError, UnencodableValue)
+}
+"""Failures that are the step's own doing: it gave something else than it promised."""
 
 
 class RunState:
@@ -123,6 +133,15 @@ class RunState:
         if seen >= 0:
             # Counted from the start of the step only: a step that ever worked is not broken.
             self._whole_failures[step.name] = seen + 1 if whole else -1
+            breach = _BREACHES.get(cause.kind)
+            if whole and breach is not None and all(f.failure.kind == cause.kind for f in failures):
+                self.fail(
+                    breach(
+                        f"step {step.name!r} broke its contract with every row of a batch before "
+                        f"it gave a good one: {cause.message}. Mend it and run again; finished "
+                        "work is kept."
+                    )
+                )
             if whole and seen + 1 >= _WHOLE_FAILURES:
                 self.fail(
                     FailureBudgetExceeded(

@@ -15,8 +15,9 @@ from asyncdistil.batch import Digest, SegmentId, StepName
 from asyncdistil.errors import AsyncDistilError, TransportError
 from asyncdistil.log import Store
 from asyncdistil.supervisor.commands import Spawn, WorkerId
+from asyncdistil.supervisor.memo_sync import MemoSync
 from asyncdistil.transport import AsyncChannel
-from asyncdistil.transport.messages import FromWorker, Load, LoadPart, LogLine, ToWorker
+from asyncdistil.transport.messages import FromWorker, Load, LoadPart, LogLine, MemoUsed, ToWorker
 
 _log = logging.getLogger("asyncdistil.worker")
 _CLOSED_GRACE_SECONDS = 2.0
@@ -127,6 +128,7 @@ class Workforce:
         self._on_lost = on_lost
         self._on_error = on_error
         self._workers: dict[WorkerId, _Worker] = {}
+        self._memo = MemoSync(store, setting.memo)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
 
@@ -172,6 +174,21 @@ class Workforce:
         for worker in self._workers.values():
             if worker.channel is not None:
                 worker.channel.close()
+        await self._memo.end()
+
+    def _received(self, number: WorkerId, messages: list[FromWorker]) -> None:
+        """Pass messages on, after seeing to the memo segments that they rely on."""
+        if MemoUsed in map(type, messages):
+            try:
+                for used in messages:
+                    if isinstance(used, MemoUsed):
+                        self._memo.add(used.segment)
+            except AsyncDistilError as error:
+                # The run stops. What follows may be committed all the same: its rows are safe, and
+                # an answer that a power cut then took would only be asked for again.
+                self._on_error(error)
+            messages = [each for each in messages if not isinstance(each, MemoUsed)]
+        self._on_messages(number, messages)
 
     async def _live(self, command: Spawn) -> None:
         """The life of one worker, from spawn to reaping."""
@@ -204,7 +221,7 @@ class Workforce:
         worker.process = process
         worker.channel = AsyncChannel(
             process.sock,
-            lambda messages: self._on_messages(number, messages),
+            lambda messages: self._received(number, messages),
             lambda error: self._closed(worker, error),
         )
         worker.channel.send(*self._load(command, segment), *worker.unsent)
