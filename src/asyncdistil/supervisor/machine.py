@@ -51,7 +51,8 @@ from asyncdistil.transport.messages import (
 )
 
 _BACKLOG_BYTES = 512 * 1024 * 1024
-_BACKLOG_CHUNKS = 8192  # under a kilobyte of this process's memory each
+BACKLOG_CHUNKS = 8192
+"""Chunks that may wait before generators pause; each takes under a kilobyte of memory here."""
 _FATAL: dict[str, type[AsyncDistilError]] = {
     cls.__name__: cls
     for cls in (MemoryRefused, ModelAuthError, ModelRateLimited, ModelError, StorageError)
@@ -78,6 +79,7 @@ class Machine:
         key: Complete-hit key, for the EMIT records.
         discard: Generators whose stored rows must not be used.
         publish: Whether leaf rows are published as they become durable.
+        backlog_chunks: Chunks that may wait before generators pause.
 
     Raises:
         GraphError: Joined ports have no common row identity.
@@ -93,9 +95,11 @@ class Machine:
         key: Digest,
         discard: frozenset[StepName] = frozenset(),
         publish: bool = False,
+        backlog_chunks: int = BACKLOG_CHUNKS,
     ) -> None:
         self.plan = plan
         self.state = RunState(plan, run)
+        self._backlog_chunks = backlog_chunks
         built = Builder(self.state, stored, reader, discard)
         built.build(key, publish=publish)
         self.leaves = built.leaves
@@ -245,7 +249,7 @@ class Machine:
                 supplied.add(op.name)
         hungry = any(op.starving and op.name not in supplied for op in steps)
         full = (
-            sum(op.backlog_chunks for op in steps) > _BACKLOG_CHUNKS
+            sum(op.backlog_chunks for op in steps) > self._backlog_chunks
             or sum(op.backlog_bytes for op in steps) > _BACKLOG_BYTES
         )
         hold = full and not hungry

@@ -30,7 +30,7 @@ from asyncdistil.errors import Interrupted
 from asyncdistil.graph.plan import RouterPlan, RunPlan, StepPlan
 from asyncdistil.log.events import Commit, Event, Route, StepDef, StepDone
 from asyncdistil.supervisor.commands import Kill, Publish, Send, Spawn, WorkerId
-from asyncdistil.supervisor.machine import Machine
+from asyncdistil.supervisor.machine import BACKLOG_CHUNKS, Machine
 from asyncdistil.transport.messages import (
     Exhausted,
     Export,
@@ -172,6 +172,7 @@ class Simulation:
         segments: Stored rows of earlier runs.
         run: Run id.
         kill_rate: Chance per turn that some worker dies.
+        backlog_chunks: As for `Machine`.
         stop_after: Turn after which the whole run is abandoned, as by SIGKILL.
         interrupt_after: Turn after which the run is asked to stop in order.
     """
@@ -210,6 +211,7 @@ class Simulation:
             self.memory,
             self.segments,
             key=Digest(bytes(16)),
+            backlog_chunks=backlog_chunks,
         )
 
     def run(self) -> bool:
