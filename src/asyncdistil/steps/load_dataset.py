@@ -170,6 +170,12 @@ def make_generator_step(
     if isinstance(dataset, list):
         if not dataset:
             raise DataError("the list of rows is empty: give at least one row")
+        for position, row in enumerate(dataset):
+            if not isinstance(row, dict):
+                raise DataError(
+                    f"row {position} of the list is a {type(row).__name__}: give rows as dicts of"
+                    " column names and values"
+                )
         make, rows = LoadDataFromDicts, "data"
     else:
         try:
