@@ -188,6 +188,7 @@ class Simulation:
         run: str = "run",
         kill_rate: float = 0.0,
         stop_after: int | None = None,
+        backlog_chunks: int = BACKLOG_CHUNKS,
         interrupt_after: int | None = None,
     ) -> None:
         self.plan = plan
