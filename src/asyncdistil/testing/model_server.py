@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from types import TracebackType
@@ -352,8 +352,12 @@ def _keys(headers: Mapping[str, str]) -> str:
     return " ".join(headers.get(name, "") for name in names)
 
 
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m asyncdistil.testing.model_server")
+def _arguments(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="An OpenAI-compatible stand-in on 127.0.0.1. Prints its URL as JSON, then "
+        "serves until it is interrupted.",
+    )
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--latency", type=float, default=0.0, help="mean, in seconds")
     parser.add_argument("--sigma", type=float, default=0.0, help="spread of the latency")
@@ -379,9 +383,16 @@ async def _run_forever(server: ModelServer) -> None:
         await server.stop()
 
 
-def main() -> None:
-    """Run a server in the foreground until it is interrupted."""
-    given = _arguments().parse_args()
+def main(
+    arguments: Sequence[str] | None = None, *, program: str = "asyncdistil model-server"
+) -> None:
+    """Run a server in the foreground until it is interrupted.
+
+    Args:
+        arguments: Of the command line; those of this process without it.
+        program: What the help calls it.
+    """
+    given = _arguments(program).parse_args(arguments)
     shares: dict[str | Fault, float] = {
         kind: float(share) for kind, _, share in (text.partition("=") for text in given.fault)
     }
@@ -412,4 +423,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(program="python -m asyncdistil.testing.model_server")
