@@ -19,6 +19,10 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 OWN_PACKAGE = "asyncdistil"
+CONTRACT_VERSION = "contract 1"
+"""Stands for asyncdistil itself in the code of a user's step. A release does not change what a step
+means, so it must not cost anybody their results: raised only when the step contract changes in a
+way that alters outputs. Library steps carry a ``version`` of their own."""
 _SITE_DIRECTORIES = frozenset({"site-packages", "dist-packages"})
 
 
@@ -95,7 +99,7 @@ def origin_of_import(module_name: str) -> Origin | None:
 def _place(name: str, file: str | None) -> Origin:
     top = name.partition(".")[0]
     if top == OWN_PACKAGE:
-        return Origin("installed", ((OWN_PACKAGE, _own_version()),))
+        return Origin("installed", ((OWN_PACKAGE, CONTRACT_VERSION),))
     if name == "__main__":
         return USER
     if file is None:
@@ -110,12 +114,6 @@ def _place(name: str, file: str | None) -> Origin:
         if claims:
             return Origin("installed", claims)
     return USER
-
-
-def _own_version() -> str:
-    import asyncdistil
-
-    return asyncdistil.__version__
 
 
 @cache
