@@ -57,8 +57,9 @@ def current_store() -> ReplyStore | None:
     global _opened
     with _opening:
         if _opened is None or _opened[:2] != (around.memo, around.run):
-            memo = Memo.open(Path(around.memo), run=around.run)
-            _opened = (around.memo, around.run, Replies(memo, Reply))
+            opening = around.open_memo or (lambda: Memo.open(Path(around.memo), run=around.run))
+            replies = Replies(opening(), Reply, own_run=around.memo_own_run)
+            _opened = (around.memo, around.run, replies)
         return _opened[2]
 
 

@@ -161,7 +161,7 @@ class BatchExecutor:
 
     def _apply(self, ports: list[list[Row]]) -> list[Any]:
         made: list[Any] = []
-        for entries in self._bench.step.apply(*ports):
+        for entries in self._bench.caller.apply(*ports):
             made += entries
         return made
 

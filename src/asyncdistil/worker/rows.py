@@ -156,7 +156,7 @@ class RowExecutor:
         made: Entry
         try:
             if self._asynchronous:
-                made = await self._bench.step.aapply(rows[0])
+                made = await self._bench.caller.aapply(rows[0])
             else:
                 context = contextvars.copy_context()
                 made = await self._loop.run_in_executor(
@@ -178,7 +178,7 @@ class RowExecutor:
 
     def _apply_one(self, rows: list[Row]) -> Entry:
         made: list[Entry] = []
-        for entries in self._bench.step.apply(*([row] for row in rows)):
+        for entries in self._bench.caller.apply(*([row] for row in rows)):
             made += entries
         return made[0]
 

@@ -7,9 +7,9 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from asyncdistil.batch import SegmentId
+from asyncdistil.batch import Digest, SegmentId
 from asyncdistil.errors import TransportError, WorkerLoadFailed
 from asyncdistil.log import SegmentReader, SegmentWriter
 from asyncdistil.transport import Channel, brokers
@@ -22,7 +22,11 @@ from asyncdistil.worker.isolate import FATAL
 from asyncdistil.worker.loading import rebuild, secrets_of, settle_in
 from asyncdistil.worker.logs import forward_logs
 from asyncdistil.worker.mailbox import Mailbox, await_finish
+from asyncdistil.worker.memo import MemoOfWorker
 from asyncdistil.worker.scrub import Scrubber
+
+if TYPE_CHECKING:
+    from asyncdistil.memo import RowMemo
 
 
 def serve(channel: Channel, load: Load, segment_fd: int, lifeline: Lifeline) -> int:
@@ -37,14 +41,20 @@ def serve(channel: Channel, load: Load, segment_fd: int, lifeline: Lifeline) -> 
     scrubber = Scrubber(os.environ)
     forward_logs(channel, scrubber)
     mailbox = Mailbox(channel)
-    bench = _load(load, mailbox, segment_fd, scrubber)
-    if bench is None:
+    started = time.monotonic()
+    found = _load(load, mailbox, segment_fd, scrubber)
+    if found is None:
         return os.EX_CONFIG
+    bench, code = found
     try:
+        # Said inside, so that a worker that is ended from here on unloads.
+        channel.send(Loaded(code, time.monotonic() - started))
         work, unloads = _executor(load, bench)
         work()
         if not unloads:
             unload_quietly(bench.step.unload)
+        if bench.memo is not None:
+            bench.memo.close()
     except FATAL as error:
         if isinstance(error, TransportError):
             raise
@@ -60,20 +70,25 @@ def serve(channel: Channel, load: Load, segment_fd: int, lifeline: Lifeline) -> 
     return os.EX_OK
 
 
-def _load(load: Load, mailbox: Mailbox, segment_fd: int, scrubber: Scrubber) -> Bench | None:
-    """Make the step ready and say so; ``None`` if that failed, which is then said too."""
-    started = time.monotonic()
+def _load(
+    load: Load, mailbox: Mailbox, segment_fd: int, scrubber: Scrubber
+) -> tuple[Bench, Digest | None] | None:
+    """Make the step ready; ``None`` if that failed, which is then said."""
     claims, permits = connect_brokers(mailbox)
-    brokers.install(
-        brokers.Surroundings(claims, permits, load.memo, load.run, load.step, load.replica)
-    )
+    around = brokers.Surroundings(claims, permits, load.memo, load.run, load.step, load.replica)
+    brokers.install(around)
+    memo = MemoOfWorker(load, mailbox.channel)
+    rows: RowMemo | None = None
     try:
         lost = settle_in(load)
         made, code = rebuild(load)
         scrubber.learn(secrets_of(made))
         if load.role == "step":
+            brokers.install(memo.offered(around, use_cache=made.use_cache))
             made.load()
             scrubber.learn(secrets_of(made))
+            if load.memo and getattr(made, "memoize", False) and made.kind() == "row":
+                rows = memo.rows_of(made)
     except BaseException as error:
         if isinstance(error, TransportError | Terminated):
             raise
@@ -90,6 +105,8 @@ def _load(load: Load, mailbox: Mailbox, segment_fd: int, scrubber: Scrubber) -> 
         writer=writer,
         mailbox=mailbox,
         scrubber=scrubber,
+        memo=memo,
+        rows=rows,
     )
     # What is here now stays until the end: the collector need not look at it again.
     gc.collect()
@@ -98,8 +115,7 @@ def _load(load: Load, mailbox: Mailbox, segment_fd: int, scrubber: Scrubber) -> 
         import logging
 
         logging.getLogger("asyncdistil.worker").warning("%s", lost)
-    mailbox.channel.send(Loaded(code, time.monotonic() - started))
-    return bench
+    return bench, code
 
 
 def _load_failure(error: BaseException, load: Load, scrubber: Scrubber) -> Any:
