@@ -1,1 +1,5 @@
-"""The cli room; its front door is written with the room."""
+"""The command line, ``asyncdistil``: thin, and lazy: a command imports what it needs."""
+
+from asyncdistil.cli.app import main
+
+__all__ = ["main"]

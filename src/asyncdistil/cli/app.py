@@ -1,0 +1,183 @@
+"""The commands and their options. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asyncdistil import __version__
+from asyncdistil.cli.ending import told
+
+app = typer.Typer(
+    name="asyncdistil",
+    help="Pipelines of synthetic data: finished work is never lost, paid twice or stale.",
+    no_args_is_help=True,
+    # Boxes would take the help past a screen, and the import of their library half a second.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cache = typer.Typer(
+    help="List, look into and check what is stored.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(cache, name="cache")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        envvar="ASYNCDISTIL_CACHE_DIR",
+        help="Cache directory.",
+        show_default="~/.cache/asyncdistil",
+    ),
+]
+Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"asyncdistil {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="An empty or new directory to work in.", show_default="a temporary one"),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build a dataset, kill the run, resume it, count."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import demonstration
+
+        demonstration.demo(directory, as_json=as_json)
+
+
+@app.command()
+def run(
+    script: Annotated[
+        Path, typer.Argument(metavar="SCRIPT", help="A Python script that has a pipeline.")
+    ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARGS]", help="For the script.")
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STEP.KEY=VALUE", help="Set a runtime parameter; may be repeated."),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Compute everything anew; results are kept.")
+    ] = False,
+    pipeline: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which pipeline, if there are several.")
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print all that the library logs.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run the pipeline of a script, and show its progress."""
+    with told(debug=debug, as_json=as_json, hide=str(script)):
+        from asyncdistil.cli import running
+
+        running.run(
+            script,
+            arguments or (),
+            parameters=param or (),
+            use_cache=not no_cache,
+            pipeline_name=pipeline,
+            as_json=as_json,
+            verbose=verbose,
+        )
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("pipeline.py"),
+    model: Annotated[
+        bool, typer.Option("--model", help="With a step that asks a language model.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a small pipeline to start from."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import starter
+        from asyncdistil.cli.ending import show_json
+
+        starter.write_starter(path, model=model)
+        if as_json:
+            show_json({"path": str(path)})
+        else:
+            typer.echo(f"{path} is written. Run it with: asyncdistil run {path}")
+
+
+@app.command(
+    "model-server",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def model_server(context: typer.Context) -> None:
+    """Serve a stand-in model, to rehearse for nothing."""
+    from asyncdistil.testing import model_server as server
+
+    server.main([*context.args])
+
+
+@cache.command("ls")
+def cache_ls(cache_dir: CacheDir = None, as_json: Json = False, debug: Debug = False) -> None:
+    """List the pipelines that have something stored."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import cached
+
+        cached.show_all(cache_dir, as_json=as_json)
+
+
+@cache.command("show")
+def cache_show(
+    name: Name, cache_dir: CacheDir = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Show the runs of a pipeline, and what is stored of each step."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import cached
+
+        cached.show_one(name, cache_dir, as_json=as_json)
+
+
+@cache.command("verify")
+def cache_verify(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PIPELINE]", help="One pipeline; all without it.")
+    ] = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read every stored byte and compare it with its checksum; changes nothing."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import cached
+
+        cached.verify(name, cache_dir, as_json=as_json)
+
+
+def main() -> None:
+    """The command ``asyncdistil``."""
+    app()
