@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -199,7 +199,8 @@ class Stream:
             assert self._prepared is not None
             store = StoreReader.open(self._prepared.cache_dir, self._prepared.name)
             assert store is not None, "rows were published, so the store exists"
-            self._reader = store.reader()
+            with closing(store):
+                self._reader = store.reader()
         return [row for part in slices for row in self._reader.rows(part)]
 
     def _close_reader(self) -> None:
