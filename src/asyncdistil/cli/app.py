@@ -73,7 +73,10 @@ def demo(
 @app.command()
 def run(
     script: Annotated[
-        Path, typer.Argument(metavar="SCRIPT", help="A Python script that has a pipeline.")
+        Path,
+        typer.Argument(
+            metavar="SCRIPT_OR_YAML", help="A Python script, or a YAML file with a pipeline."
+        ),
     ],
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[-- ARGS]", help="For the script.")
@@ -94,7 +97,7 @@ def run(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run the pipeline of a script, and show its progress."""
+    """Run the pipeline of a script or YAML file."""
     with told(debug=debug, as_json=as_json, hide=str(script)):
         from asyncdistil.cli import running
 

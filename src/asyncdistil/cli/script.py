@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from asyncdistil.cli.progress import ProgressDisplay
     from asyncdistil.pipeline import Pipeline
 
+_FILES = frozenset({".yaml", ".yml", ".json"})
+
 
 def parameters_of(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Read ``step.key=value`` texts; keys nest by dots, values are JSON or else text.
@@ -58,7 +60,7 @@ def run_script(
     """Run a script as ``python SCRIPT`` does, then its pipeline if it ran none.
 
     Args:
-        path: The script.
+        path: The script, or a YAML or JSON file that declares a pipeline.
         arguments: Its own arguments.
         display: Sees the runs.
         pipeline_name: Which one to run of several that the script only declares.
@@ -69,13 +71,19 @@ def run_script(
     """
     from asyncdistil.pipeline.watch import WATCHER
 
-    code = _compiled(path)
     token = WATCHER.set(display)
     try:
-        with _as_main(path, arguments) as module, redirect_stdout(_output(as_json=as_json)):
-            exec(code, module.__dict__)
-            if display.started_runs == 0:
-                _declared(module, path, pipeline_name).run()
+        with redirect_stdout(_output(as_json=as_json)):
+            if path.suffix in _FILES:
+                from asyncdistil.cli.declared import read_pipeline
+
+                read_pipeline(path).run()
+                return
+            code = _compiled(path)
+            with _as_main(path, arguments) as module:
+                exec(code, module.__dict__)
+                if display.started_runs == 0:
+                    _declared(module, path, pipeline_name).run()
     finally:
         WATCHER.reset(token)
 
