@@ -151,6 +151,21 @@ class HttpClient:
                         other.append(line)
             return HttpReply(b"\n".join([*other, pending]).strip(), response.headers)
 
+    async def get(self, path: str, *, timeout_seconds: float) -> bytes:
+        """Fetch something small.
+
+        Raises:
+            ModelError: It could not be had; there is no second try.
+        """
+        try:
+            async with self._exchange(path, None, timeout_seconds) as (response, _):
+                data = await self._read(response)
+                if response.status >= 400:
+                    raise RequestFailed(self._refusal(response, data))
+                return data
+        except RequestFailed as failed:
+            raise failed.trouble.error(failed.trouble.message) from None
+
     async def server_name(self, path: str, *, timeout_seconds: float) -> str:
         """What the server calls itself in its ``Server`` header; empty if it can't be asked."""
         import aiohttp
@@ -191,7 +206,7 @@ class HttpClient:
 
     @asynccontextmanager
     async def _exchange(
-        self, path: str, body: bytes, timeout_seconds: float
+        self, path: str, body: bytes | None, timeout_seconds: float
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, asyncio.Timeout]]:
         import aiohttp
 
@@ -199,7 +214,8 @@ class HttpClient:
             async with asyncio.timeout(timeout_seconds) as limit:
                 session = self._session()
                 url = self.base_url + path
-                async with session.post(url, data=body, proxy=self._proxy) as response:
+                verb = session.get if body is None else session.post
+                async with verb(url, data=body, proxy=self._proxy) as response:
                     yield response, limit
         except TimeoutError:
             raise RequestFailed(

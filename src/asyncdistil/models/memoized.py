@@ -259,7 +259,7 @@ class Memoized:
             if reply.reported.startswith(STAND_IN):
                 self.reported = reply.reported
             if reply.body:  # a request that got no reply leaves nothing worth keeping
-                store.put(self._place(key, reply.reported or self.reported), number, reply)
+                store.put(self._place(key, self.reported), number, reply)
         book(Usage(), wrote_memo=True)
         return replies
 

@@ -178,7 +178,11 @@ class Service(HasRuntimeParameters):
     def _price(self, model: str) -> Price:
         if self.price is not None:
             return Price(*self.price)
-        return price_of(self.provider, model) or FREE
+        return price_of(self._price_list(), model) or FREE
+
+    def _price_list(self) -> str:
+        """Whose list prices hold."""
+        return self.provider
 
     def __getstate__(self) -> dict[Any, Any]:
         """State without connections: a copy in another process opens its own."""

@@ -60,8 +60,6 @@ class ChatCompletionsLLM(RemoteLLM):
         given: FormattedInput,
         fields: Mapping[str, Any],
         extra_body: Mapping[str, Any] | None = None,
-        *,
-        path: str = CHAT_PATH,
     ) -> Request:
         """Build a request; fields that are ``None`` are left to the service."""
         messages, structure = self._split(given)
@@ -71,12 +69,15 @@ class ChatCompletionsLLM(RemoteLLM):
         body.update((name, value) for name, value in fields.items() if value is not None)
         body.update(self._structure_fields(structure))
         body.update(extra_body or {})
-        return Request(path, body, structure)
+        return Request(self._chat_path(), body, structure)
+
+    def _chat_path(self) -> str:
+        return CHAT_PATH
 
     async def _send(self, request: Request, count: int) -> list[Reply]:
         client = self._client
         assert client is not None
-        body = dict(request.body)
+        body = {**request.body, **request.unkeyed}
         if count > 1:
             body["n"] = count
         if not self.stream:

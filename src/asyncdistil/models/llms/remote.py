@@ -5,7 +5,7 @@ A subclass says how a request is sent (`_send`) and how one stored reply is read
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from pydantic import Field, PrivateAttr, field_validator
@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from asyncdistil.batch import Failure, Usage
 from asyncdistil.memo import Key
 from asyncdistil.models import memoized
+from asyncdistil.models.http import HttpClient
 from asyncdistil.models.identity import is_loopback, public_url
 from asyncdistil.models.llms.base import AsyncLLM
 from asyncdistil.models.memoized import Memoized, request_key
@@ -42,11 +43,13 @@ class Request:
         body: Everything that shapes the answer, as the service wants it; not how many answers,
             nor how they travel.
         structure: What the answer must look like.
+        unkeyed: Further fields to send that can't change the answer.
     """
 
     path: str
     body: Mapping[str, Any]
     structure: Structure | None = None
+    unkeyed: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Reading(NamedTuple):
@@ -164,7 +167,7 @@ class RemoteLLM(Service, AsyncLLM):
     ) -> list[Reply]:
         shared = self.share_duplicates or temperature == 0
         stored = memoized.current_store() is not None
-        if stored and self._client is not None and is_loopback(self._client.base_url):
+        if stored and is_loopback(self._service_url()):
             await self._memoized.probe(self._server_name)
         needs_key = shared or stored
         key = _NO_KEY
@@ -187,8 +190,11 @@ class RemoteLLM(Service, AsyncLLM):
         )
 
     async def _server_name(self) -> str:
-        assert self._client is not None
-        return await self._client.server_name("/models", timeout_seconds=_PROBE_SECONDS)
+        client = HttpClient(self._service_url(), headers={})
+        try:
+            return await client.server_name("/models", timeout_seconds=_PROBE_SECONDS)
+        finally:
+            await client.close_all()
 
     @staticmethod
     def _one_by_one(fetch: memoized.Fetch) -> memoized.Fetch:
@@ -239,6 +245,8 @@ class RemoteLLM(Service, AsyncLLM):
                 return reply, reading, None
             if turn == structure.repairs or reply.outcome != "ok":
                 break  # an answer cut off at the limit would be cut off again
+            if "messages" not in request.body:
+                break  # raw text is no conversation that could go on
             request = self._repaired(request, structure, reading.text or "", complaint)
             again = await self._replies(request, 1, temperature)
             if not again:
@@ -258,7 +266,7 @@ class RemoteLLM(Service, AsyncLLM):
     ) -> Request:
         """The request that shows the model what is wrong; for services with ``messages``."""
         messages = structure.repair(list(request.body["messages"]), answer, complaint)
-        return Request(request.path, {**request.body, "messages": messages}, structure)
+        return replace(request, body={**request.body, "messages": messages})
 
     def _judged(self, reply: Reply) -> Failure | None:
         """Say why a reply is no answer, by `accept`."""

@@ -1,0 +1,119 @@
+"""Embedding services that speak OpenAI's dialect."""
+
+import asyncio
+import os
+from typing import Any, ClassVar
+
+import msgspec
+from pydantic import Field, PositiveInt
+
+from asyncdistil.batch import Usage
+from asyncdistil.models import loop, memoized
+from asyncdistil.models.embeddings.base import Embeddings
+from asyncdistil.models.llms.openai import OPENAI_URL
+from asyncdistil.models.parameters import Setting
+from asyncdistil.models.retry import RequestFailed, unreadable
+from asyncdistil.models.service import Service
+
+
+class _Vector(msgspec.Struct):
+    embedding: list[float]
+    index: int
+
+
+class _Tokens(msgspec.Struct):
+    prompt_tokens: int = 0
+
+
+class _Embedded(msgspec.Struct):
+    data: list[_Vector]
+    usage: _Tokens | None = None
+
+
+_decoder = msgspec.json.Decoder(_Embedded)
+
+
+class OpenAIEmbeddings(Service, Embeddings):
+    """OpenAI's embeddings, or those of any service that speaks its dialect (``base_url=``).
+
+    Attributes:
+        model: Model id.
+        base_url: Where the service is; from ``OPENAI_BASE_URL`` unless given.
+        dimensions: Length to cut vectors to, for models that can.
+        texts_per_request: Texts sent together.
+    """
+
+    model: str
+    base_url: Setting[str] | None = Field(
+        default_factory=lambda: os.environ.get("OPENAI_BASE_URL", OPENAI_URL),
+        description="Where the service is.",
+    )
+    dimensions: PositiveInt | None = None
+    texts_per_request: Setting[PositiveInt] = Field(default=128, description="Texts sent together.")
+
+    provider: ClassVar[str] = "openai"
+    key_variable: ClassVar[str] = "OPENAI_API_KEY"
+
+    @property
+    def model_name(self) -> str:
+        """The model id."""
+        return self.model
+
+    def _service_url(self) -> str:
+        return self.base_url or OPENAI_URL
+
+    def _needs_key(self) -> bool:
+        return self._service_url().startswith(OPENAI_URL)
+
+    def load(self) -> None:
+        """Make ready to send; nothing is sent yet."""
+        super().load()
+        self._connect()
+
+    def unload(self) -> None:
+        """Close the connections."""
+        self._disconnect()
+        super().unload()
+
+    def encode(self, inputs: list[str]) -> list[list[float]]:
+        """One vector per text, in order.
+
+        Raises:
+            ModelError: The service refused or failed for longer than we may wait.
+        """
+        return loop.run(self.aencode(inputs))
+
+    async def aencode(self, inputs: list[str]) -> list[list[float]]:
+        """As `encode`, on the running loop."""
+        size = self.texts_per_request
+        parts = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+        vectors = await asyncio.gather(*map(self._encode_part, parts))
+        return [vector for part in vectors for vector in part]
+
+    async def _encode_part(self, texts: list[str]) -> list[list[float]]:
+        body: dict[str, Any] = {"model": self.model, "input": texts}
+        if self.dimensions is not None:
+            body["dimensions"] = self.dimensions
+        encoded = msgspec.json.encode(body)
+
+        async def send() -> tuple[_Embedded, int]:
+            client = self._client
+            assert client is not None
+            got = await client.post("/embeddings", encoded, timeout_seconds=self.timeout_seconds)
+            try:
+                reply = _decoder.decode(got.body)
+            except msgspec.DecodeError as error:
+                raise RequestFailed(
+                    unreadable(f"{client.service}: the reply can't be read: {error}")
+                ) from None
+            if sorted(vector.index for vector in reply.data) != list(range(len(texts))):
+                raise RequestFailed(
+                    unreadable(f"{client.service} sent {len(reply.data)} of {len(texts)} vectors")
+                )
+            return reply, (reply.usage or _Tokens()).prompt_tokens
+
+        reply = await self._call(send)
+        tokens = (reply.usage or _Tokens()).prompt_tokens
+        cost = self._price(self.model).cost_microusd(tokens, 0)
+        memoized.book(Usage(requests=1, input_tokens=tokens, cost_microusd=cost))
+        return [v.embedding for v in sorted(reply.data, key=lambda vector: vector.index)]

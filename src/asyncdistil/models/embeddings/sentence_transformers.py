@@ -1,0 +1,94 @@
+"""Embedding models run in this process by sentence-transformers."""
+
+from typing import Any, Literal
+
+from pydantic import Field, PrivateAttr, SecretStr
+
+from asyncdistil.models.cuda import CudaDevices
+from asyncdistil.models.embeddings.base import Embeddings
+from asyncdistil.models.parameters import Setting
+from asyncdistil.models.sdk import require
+
+
+class SentenceTransformerEmbeddings(Embeddings, CudaDevices):
+    """A model of the sentence-transformers kind.
+
+    Attributes:
+        model: Hub id or directory.
+        device: Where to run; the best there is unless given.
+        prompts: Name to prompt, for models that want one.
+        default_prompt_name: Which of them to put before every text.
+        trust_remote_code: Whether code from the model's repository may run.
+        revision: Branch, tag or commit.
+        token: Hub token.
+        truncate_dim: Length to cut vectors to.
+        model_kwargs: Further arguments for the weights.
+        tokenizer_kwargs: Further arguments for the tokenizer.
+        config_kwargs: Further arguments for the configuration.
+        precision: Of the vectors.
+        normalize_embeddings: Whether vectors have length 1.
+    """
+
+    model: str
+    device: Setting[str] | None = Field(default=None, description="Where to run.")
+    prompts: dict[str, str] | None = None
+    default_prompt_name: str | None = None
+    trust_remote_code: bool = False
+    revision: str | None = None
+    token: SecretStr | None = None
+    truncate_dim: int | None = None
+    model_kwargs: dict[str, Any] | None = None
+    tokenizer_kwargs: dict[str, Any] | None = None
+    config_kwargs: dict[str, Any] | None = None
+    precision: Literal["float32", "int8", "uint8", "binary", "ubinary"] | None = "float32"
+    normalize_embeddings: Setting[bool] = Field(
+        default=True, description="Whether vectors have length 1."
+    )
+
+    _model: Any = PrivateAttr(None)
+
+    @property
+    def model_name(self) -> str:
+        """Hub id or directory."""
+        return self.model
+
+    def load(self) -> None:
+        """Load the weights."""
+        super().load()
+        self.place_on_devices()
+        package: Any = require(
+            "sentence_transformers",
+            extra="transformers",
+            needed_by="SentenceTransformerEmbeddings",
+        )
+        self._model = package.SentenceTransformer(
+            self.model,
+            device=self.device,
+            prompts=self.prompts,
+            default_prompt_name=self.default_prompt_name,
+            trust_remote_code=self.trust_remote_code,
+            revision=self.revision,
+            token=None if self.token is None else self.token.get_secret_value(),
+            truncate_dim=self.truncate_dim,
+            model_kwargs=self.model_kwargs,
+            tokenizer_kwargs=self.tokenizer_kwargs,
+            config_kwargs=self.config_kwargs,
+        )
+
+    def unload(self) -> None:
+        """Forget the weights and give the GPU back."""
+        self._model = None
+        self.give_up_devices()
+        super().unload()
+
+    def encode(self, inputs: list[str]) -> list[list[float]]:
+        """One vector per text, in order."""
+        vectors = self._model.encode(
+            inputs,
+            batch_size=max(1, len(inputs)),
+            convert_to_numpy=True,
+            precision=self.precision,
+            normalize_embeddings=self.normalize_embeddings,
+            show_progress_bar=False,
+        )
+        return [vector.tolist() for vector in vectors]

@@ -1,0 +1,125 @@
+"""Images from OpenAI, or from any service that speaks its dialect."""
+
+import os
+from typing import Any, ClassVar, Literal
+
+import msgspec
+from pydantic import Field
+
+from asyncdistil.batch import Usage
+from asyncdistil.models import memoized
+from asyncdistil.models.image_generation.base import AsyncImageGenerationModel
+from asyncdistil.models.llms.openai import OPENAI_URL
+from asyncdistil.models.parameters import Setting
+from asyncdistil.models.retry import RequestFailed, unreadable
+from asyncdistil.models.service import Service
+
+
+class _Image(msgspec.Struct):
+    url: str | None = None
+    b64_json: str | None = None
+
+
+class _Tokens(msgspec.Struct):
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class _Made(msgspec.Struct):
+    data: list[_Image]
+    usage: _Tokens | None = None
+
+
+_decoder = msgspec.json.Decoder(_Made)
+
+
+class OpenAIImageGeneration(Service, AsyncImageGenerationModel):
+    """OpenAI's image models, or a service that speaks its dialect (``base_url=``).
+
+    Attributes:
+        model: Model id.
+        base_url: Where the service is; from ``OPENAI_BASE_URL`` unless given.
+    """
+
+    model: str
+    base_url: Setting[str] | None = Field(
+        default_factory=lambda: os.environ.get("OPENAI_BASE_URL", OPENAI_URL),
+        description="Where the service is.",
+    )
+
+    provider: ClassVar[str] = "openai"
+    key_variable: ClassVar[str] = "OPENAI_API_KEY"
+
+    @property
+    def model_name(self) -> str:
+        """The model id."""
+        return self.model
+
+    def _service_url(self) -> str:
+        return self.base_url or OPENAI_URL
+
+    def _needs_key(self) -> bool:
+        return self._service_url().startswith(OPENAI_URL)
+
+    def load(self) -> None:
+        """Make ready to send; nothing is sent yet."""
+        super().load()
+        self._connect()
+
+    def unload(self) -> None:
+        """Close the connections."""
+        self._disconnect()
+        super().unload()
+
+    async def agenerate(
+        self,
+        input: str,
+        num_generations: int = 1,
+        quality: Literal["standard", "hd", "low", "medium", "high", "auto"] | None = "standard",
+        response_format: Literal["url", "b64_json"] | None = "url",
+        size: str | None = None,
+        style: Literal["vivid", "natural"] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Make images for one prompt.
+
+        Args:
+            input: The prompt.
+            num_generations: Images wanted; one request asks for all of them.
+            quality: As the model knows it.
+            response_format: Whether an image comes as a URL, which expires, or as base64.
+            size: Such as ``1024x1024``.
+            style: As the model knows it.
+
+        Returns:
+            One ``{"images": [...]}`` with base64 texts or URLs.
+        """
+        body = {
+            "model": self.model,
+            "prompt": input,
+            "n": num_generations,
+            "quality": quality,
+            "response_format": response_format,
+            "size": size,
+            "style": style,
+        }
+        encoded = msgspec.json.encode({k: v for k, v in body.items() if v is not None})
+
+        async def send() -> tuple[_Made, int]:
+            client = self._client
+            assert client is not None
+            got = await client.post(
+                "/images/generations", encoded, timeout_seconds=self.timeout_seconds
+            )
+            try:
+                reply = _decoder.decode(got.body)
+            except msgspec.DecodeError as error:
+                raise RequestFailed(
+                    unreadable(f"{client.service}: the reply can't be read: {error}")
+                ) from None
+            return reply, (reply.usage or _Tokens()).output_tokens
+
+        made = await self._call(send)
+        tokens = made.usage or _Tokens()
+        cost = self._price(self.model).cost_microusd(tokens.input_tokens, tokens.output_tokens)
+        memoized.book(Usage(1, 0, tokens.input_tokens, tokens.output_tokens, cost))
+        return [{"images": [image.b64_json or image.url for image in made.data]}]
