@@ -178,7 +178,7 @@ async def test_a_stopped_worker_can_be_killed(
     body = "sock.sendall(b'up'); os.kill(os.getpid(), signal.SIGSTOP)"
     worker = await spawn(**script(body))  # type: ignore[arg-type]
     assert await say(worker) == b"up"
-    os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WNOWAIT)
+    os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WNOWAIT)  # noqa: ASYNC222
     assert await stop(worker, grace_seconds=0.01) == -signal.SIGKILL
     worker.sock.close()
 

@@ -118,6 +118,17 @@ def cut(slices: Sequence[RowSlice], start: int, stop: int) -> tuple[RowSlice, ..
     return tuple(parts)
 
 
+def spans_of(positions: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending positions as spans of consecutive ones, the end of each excluded."""
+    spans: list[tuple[int, int]] = []
+    for position in positions:
+        if spans and spans[-1][1] == position:
+            spans[-1] = spans[-1][0], position + 1
+        else:
+            spans.append((position, position + 1))
+    return spans
+
+
 def with_short_details(failures: Sequence[RowFailure], most_chars: int) -> tuple[RowFailure, ...]:
     """Drop the details of later failures once they come to ``most_chars`` in all.
 
