@@ -66,8 +66,9 @@ def run(pipeline: Pipeline, options: RunOptions) -> Distiset:
     if hit is not None:
         return to_distiset(prepared, hit)
     session = Session(prepared)
-    session.start()
+    # Signals first: an interrupt between the two would leave a run that nobody waits for.
     with _signals(session) as signals:
+        session.start()
         while not session.ended.is_set():
             try:
                 # A bounded wait: a signal handler of Python runs between two of them.
@@ -233,6 +234,7 @@ def _signals(session: Session) -> Iterator[list[int]]:
             _log.warning("%s: finishing what workers hold; once more to stop at once", name)
             session.request_stop(interrupted("Ctrl-C" if name == "SIGINT" else name))
         elif len(seen) == 2:
+            _log.warning("%s: stopping at once; once more to leave without a word", name)
             session.stop_now()
         else:
             os._exit(128 + number)

@@ -26,7 +26,7 @@ from asyncdistil import launch
 from asyncdistil.batch import Digest, RowSlice, RunId, StepName
 from asyncdistil.distiset.exporter import Layout
 from asyncdistil.distiset.tables import exports_in_place
-from asyncdistil.errors import AsyncDistilError, Interrupted, RunStopped
+from asyncdistil.errors import AsyncDistilError, Interrupted, RunStopped, StoreLocked
 from asyncdistil.graph.plan import RunPlan
 from asyncdistil.log import Store, StoreReader, label_store
 from asyncdistil.log.events import Emit, RunBegin, RunEnd
@@ -39,6 +39,7 @@ from asyncdistil.supervisor.shell import Outcome, Shell
 from asyncdistil.supervisor.workforce import Launcher, Setting
 
 _log = logging.getLogger("asyncdistil.pipeline")
+_LOCK_POLL_SECONDS = 0.05
 _LAUNCHER = cast("Launcher", launch)
 
 Rows = Callable[[StepName, tuple[RowSlice, ...]], None]
@@ -183,13 +184,7 @@ class Session:
         prepared = self._prepared
         started = time.monotonic()
         plan = prepared.plan
-        store = Store.open(
-            prepared.cache_dir,
-            prepared.name,
-            mode=prepared.options.sync_mode,
-            wait_seconds=prepared.options.wait_seconds,
-            on_corruption=prepared.options.on_corruption,
-        )
+        store = await self._open_store()
         label_store(store.root, prepared.name)
         clean = False
         try:
@@ -204,6 +199,26 @@ class Session:
             store.close(clean=clean)
         finished.seconds = time.monotonic() - started
         return finished
+
+    async def _open_store(self) -> Store:
+        """Open the store; waits for another run of this name, if asked to, and hears a stop."""
+        prepared = self._prepared
+        options = prepared.options
+        give_up = time.monotonic() + options.wait_seconds
+        while True:
+            if self._stop is not None:
+                raise self._stop
+            try:
+                return Store.open(
+                    prepared.cache_dir,
+                    prepared.name,
+                    mode=options.sync_mode,
+                    on_corruption=options.on_corruption,
+                )
+            except StoreLocked:
+                if time.monotonic() >= give_up:
+                    raise
+            await asyncio.sleep(_LOCK_POLL_SECONDS)
 
     async def _supervise(self, store: Store, plan: RunPlan) -> Finished:
         run, resumed = _run_id(store, plan)
