@@ -123,11 +123,13 @@ class Catalogue:
             final = number != self._own and not is_written(
                 files, segment_path(self._directory, number)
             )
+            holes: list[range] = []
             for found in walk(files, fd, seed, segment.end, files.size(fd)):
                 if found.header is None:
                     shelf.warn(number, found.at, f"{found.size} bytes are damaged")
+                    holes.append(range(found.at, found.at + found.size))
                 elif found.header.type == MemoRecord.ENTRY:
-                    self._take(number, found.at, found.size, found.payload)
+                    self._take(number, found.at, found.size, found.payload, holes)
                 segment.end = found.at + found.size
             segment.final = final
         except FileNotFoundError:
@@ -137,9 +139,13 @@ class Catalogue:
             # Of a newer format: it will not become readable by waiting.
             segment.final = isinstance(error, FormatError)
 
-    def _take(self, number: int, at: int, size: int, payload: memoryview) -> None:
+    def _take(
+        self, number: int, at: int, size: int, payload: memoryview, holes: list[range]
+    ) -> None:
         """Index an entry that was read, unless the one that is known is newer."""
-        name, _, _, _, stamp, _ = FIXED.unpack_from(payload)
+        name, _, request, _, stamp, _ = FIXED.unpack_from(payload)
+        if holes and any(request << 3 in hole for hole in holes):
+            return  # its preimage is lost, and an older entry may have kept its own
         place = PLACE.pack(number, at >> 3, size >> 3)
         known = self.index.find(name)
         if known is not None and PLACE.unpack(known)[0] != number:

@@ -40,6 +40,9 @@ _log = logging.getLogger("asyncdistil.memo")
 REFRESH_SECONDS = 0.1
 """How long an entry that another process wrote may stay unseen after a miss looked for it."""
 
+_TRIES = 4
+"""Others may tidy up between a look at the index and a look at the segment that it names."""
+
 
 class Memo:
     """The memo of a cache directory, in one process. Threads may share it."""
@@ -112,18 +115,19 @@ class Memo:
         """
         name = name_of(key.digest, sample)
         with self._lock:
-            place = self._catalogue.index.find(name)
-            if place is not None:
-                found = self._body(place, name, key.preimage, own_run)
-                if found is not None:
-                    return found
-            if time.monotonic() - self._looked_seconds < REFRESH_SECONDS:
-                return None
-            self.refresh()
-            newer = self._catalogue.index.find(name)
-            if newer is None or newer == place:
-                return None
-            return self._body(newer, name, key.preimage, own_run)
+            tried = None
+            for attempt in range(_TRIES):
+                place = self._catalogue.index.find(name)
+                if place is not None and place != tried:
+                    found = self._body(place, name, key.preimage, own_run)
+                    if found is not None:
+                        return found
+                    tried = place
+                looked = attempt or time.monotonic() - self._looked_seconds < REFRESH_SECONDS
+                if looked and not self._shelf.stale:
+                    break
+                self.refresh()
+            return None
 
     def put(self, key: Key, sample: int, body: bytes) -> None:
         """Store a sample; it survives the death of this process once this returns.
@@ -162,6 +166,7 @@ class Memo:
             except OSError as error:
                 # What can't be read is not served: that is all a memo has to see to.
                 _log.warning("%s can't be read (%s)", self.directory, error.strerror)
+            self._shelf.stale = False
             self._looked_seconds = time.monotonic()
 
     def statistics(self) -> Statistics:

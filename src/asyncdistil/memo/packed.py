@@ -17,6 +17,7 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from asyncdistil.errors import FormatError
+from asyncdistil.log.failpoint import failpoint
 from asyncdistil.log.files import Files, write_all
 from asyncdistil.log.record import (
     HEADER_BYTES,
@@ -140,6 +141,7 @@ class Packed:
         )
         record, payload, _, _ = encode_record(_SEED, _RECORD, 0, b"", meta=_encode(head))
         for part in (record, payload, self._starts_bytes, self._blob):
+            failpoint("memo.index.write")
             if part:
                 write_all(files, fd, part)
 

@@ -17,13 +17,18 @@ _NOT_WRITTEN = "a record is not what was written"
 
 
 class Shelf:
-    """The segments of a memo, open for reading."""
+    """The segments of a memo, open for reading.
+
+    Attributes:
+        stale: Whether a segment that should be there was missing: somebody has tidied up.
+    """
 
     def __init__(self, directory: Path, files: Files) -> None:
         self.directory = directory
         self.files = files
         self._open: dict[int, tuple[int, int]] = {}
         self._warned: set[int] = set()
+        self.stale = False
 
     def descriptor(self, number: int) -> tuple[int, int]:
         """A segment's file and the seed of its hashes.
@@ -46,7 +51,8 @@ class Shelf:
             fd, seed = self._open.get(number) or self.descriptor(number)
             data = self.files.pread(fd, length, at)
         except FileNotFoundError:
-            return None  # cleared up meanwhile
+            self.stale = True
+            return None
         except OSError as error:
             self.warn(number, at, f"the disk can't read ({error.strerror})")
             return None
