@@ -22,12 +22,12 @@ from typing import cast
 
 import msgspec
 
-from asyncdistil import launch
 from asyncdistil.batch import Digest, RowSlice, RunId, StepName
 from asyncdistil.distiset.exporter import Layout
 from asyncdistil.distiset.tables import exports_in_place
 from asyncdistil.errors import AsyncDistilError, Interrupted, RunStopped, StoreLocked
 from asyncdistil.graph.plan import RunPlan
+from asyncdistil.launch import PreparedLauncher
 from asyncdistil.log import Store, StoreReader, label_store
 from asyncdistil.log.events import Emit, RunBegin, RunEnd
 from asyncdistil.pipeline.planning import PreparedRun
@@ -40,7 +40,6 @@ from asyncdistil.supervisor.workforce import Launcher, Setting
 
 _log = logging.getLogger("asyncdistil.pipeline")
 _LOCK_POLL_SECONDS = 0.05
-_LAUNCHER = cast("Launcher", launch)
 
 Rows = Callable[[StepName, tuple[RowSlice, ...]], None]
 
@@ -183,7 +182,15 @@ class Session:
     async def _main(self) -> Finished:
         prepared = self._prepared
         started = time.monotonic()
-        plan = prepared.plan
+        # First of all, because its imports take as long as everything up to the first spawn.
+        self._launcher = await PreparedLauncher.start()
+        try:
+            return await self._in_store(started, prepared.plan)
+        finally:
+            await self._launcher.close()
+
+    async def _in_store(self, started: float, plan: RunPlan) -> Finished:
+        prepared = self._prepared
         store = await self._open_store()
         label_store(store.root, prepared.name)
         clean = False
@@ -289,7 +296,8 @@ class Session:
             self._shell = Shell(
                 machine,
                 store,
-                _LAUNCHER,
+                # It stops only what it spawned, which the protocol can't say.
+                cast("Launcher", self._launcher),
                 _setting(self._prepared, plan, run),
                 in_flight=in_flight,
                 on_rows=self._on_rows,

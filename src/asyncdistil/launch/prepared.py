@@ -1,0 +1,59 @@
+"""A launcher that forks where that is possible, and starts fresh interpreters elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Self
+
+from asyncdistil.errors import WorkerError
+from asyncdistil.launch.forking import Zygote
+from asyncdistil.launch.local import spawn
+from asyncdistil.launch.process import WorkerProcess, stop
+from asyncdistil.transport.messages import LogLine
+
+FORK_VARIABLE = "ASYNCDISTIL_FORK"
+"""Set to ``0``, every worker is a fresh interpreter: slower to start, easier to debug."""
+
+
+class PreparedLauncher:
+    """Starts and stops the workers of one run."""
+
+    def __init__(self, zygote: Zygote | None) -> None:
+        self._zygote = zygote
+
+    @classmethod
+    async def start(cls) -> Self:
+        """Prepare for spawning; returns before the zygote has imported anything."""
+        zygote = None
+        if sys.platform == "linux" and os.environ.get(FORK_VARIABLE) != "0":
+            # Without one everything works, only slower.
+            with suppress(WorkerError):
+                zygote = await Zygote.start()
+        return cls(zygote)
+
+    async def spawn(
+        self,
+        *,
+        name: str,
+        segment_fd: int | None,
+        extra_fds: Sequence[int] = (),
+        env: Mapping[str, str] | None,
+        on_line: Callable[[LogLine], None],
+    ) -> WorkerProcess:
+        """Start a worker; see `asyncdistil.launch.spawn`."""
+        start = self._zygote.spawn if self._zygote is not None else spawn
+        return await start(
+            name=name, segment_fd=segment_fd, extra_fds=extra_fds, env=env, on_line=on_line
+        )
+
+    async def stop(self, process: WorkerProcess, grace_seconds: float) -> int:
+        """Ask a worker to end, then kill it; returns once it is reaped."""
+        return await stop(process, grace_seconds)
+
+    async def close(self) -> None:
+        """End the zygote; the workers are gone by now."""
+        if self._zygote is not None:
+            await self._zygote.close()
