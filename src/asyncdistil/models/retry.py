@@ -230,11 +230,12 @@ class Tries:
             wait = self._backoff(self._throttled, chance)
         self._throttled += 1
         waited = now - self._throttled_since
+        asked = trouble.retry_after_seconds or wait
         if waited + wait > self.patience.rate_limit_seconds:
             return self._give_up(
                 trouble,
-                f"{trouble.message} (has done so for {waited:.0f} s and asks for {wait:.0f} s more,"
-                f" beyond the patience of {self.patience.rate_limit_seconds:.0f} s): run again"
+                f"{trouble.message} (has done so for {waited:.0f} s and asks for {asked:.0f} s"
+                f" more, beyond the patience of {self.patience.rate_limit_seconds:.0f} s): run again"
                 " later, or raise `rate_limit_patience_seconds`",
             )
         return wait

@@ -158,11 +158,9 @@ class ModelServer:
         """Listen on the running loop."""
         # Without cancellation a stalled request would outlive the client that gave up on it.
         server = web.Server(self._serve, access_log=None, handler_cancellation=True)
-        self._runner = web.ServerRunner(server)
+        self._runner = web.ServerRunner(server, shutdown_timeout=_CLOSE_SECONDS)
         await self._runner.setup()
-        site = web.TCPSite(
-            self._runner, "127.0.0.1", self._port, backlog=1024, shutdown_timeout=_CLOSE_SECONDS
-        )
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, backlog=1024)
         await site.start()
         self._port = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self._port}/v1"

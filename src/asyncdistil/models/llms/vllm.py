@@ -1,6 +1,5 @@
 """Models served by vLLM: by a server that runs already, or by one that this process starts."""
 
-import os
 from typing import Any, ClassVar, Literal, Self
 
 import msgspec
@@ -237,8 +236,7 @@ class vLLM(VLLMDialect):
             "trust_remote_code": self.trust_remote_code,
             **(self.extra_kwargs or {}),
         }
-        module = os.environ.get("ASYNCDISTIL_VLLM_MODULE", "vllm.entrypoints.openai.api_server")
-        return ["-m", module, *_flags(options)]
+        return ["-m", "vllm.entrypoints.openai.api_server", *_flags(options)]
 
     async def _send(self, request: Request, count: int) -> list[Reply]:
         assert self._server is not None
@@ -273,7 +271,7 @@ class vLLM(VLLMDialect):
             max_new_tokens: Longest answer, in tokens.
             presence_penalty: -2 to 2.
             frequency_penalty: -2 to 2.
-            repetition_penalty: Above 1 discourages, below 1 encourages.
+            repetition_penalty: Above 1 discourages.
             temperature: At 0 equal requests share one answer.
             top_p: 0 to 1.
             top_k: -1 for all.
@@ -286,7 +284,7 @@ class vLLM(VLLMDialect):
             extra_sampling_params: Further fields of the request.
             echo: Whether the answer begins with the prompt.
         """
-        fields: dict[str, Any] = {
+        fields = {
             "max_tokens": max_new_tokens,
             "presence_penalty": presence_penalty or None,
             "frequency_penalty": frequency_penalty or None,
@@ -304,8 +302,9 @@ class vLLM(VLLMDialect):
             "echo": echo or None,
             **(extra_sampling_params or {}),
         }
-        request = self._ask(input, fields)
-        return await self._answer(request, num_generations, temperature=temperature)
+        return await self._answer(
+            self._ask(input, fields), num_generations, temperature=temperature
+        )
 
 
 def _flags(options: dict[str, Any]) -> list[str]:
