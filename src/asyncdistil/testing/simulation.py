@@ -370,7 +370,9 @@ class Simulation:
             same = plan.kind == "batch" and len(values) == len(ports[0])
             return values, SAME_ORIGINS if same else FRESH_ORIGINS
         assert behaviour.each is not None
-        values, index, child = [], [], []
+        values: list[Any] = []
+        index: list[int] = []
+        child: list[int] = []
         for position, row in enumerate(zip(*ports, strict=True)):
             entry = None if position in condemned else behaviour.each(*row)
             if isinstance(entry, list):

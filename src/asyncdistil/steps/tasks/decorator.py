@@ -135,7 +135,7 @@ def read_prompts(docstring: str, *, where: str) -> tuple[str, str]:
     Raises:
         ParameterError: They are not there.
     """
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     parts = re.split(r"^---[ \t]*$", docstring, flags=re.MULTILINE)
     if len(parts) != 3:
