@@ -15,9 +15,9 @@ from asyncdistil.demo.report import ModelFigures, Report
 from asyncdistil.demo.show import demonstrate
 
 _NAMES = {
-    "killed": "1. killed half-way",
-    "resumed": "2. resumed",
-    "again": "3. run again, unchanged",
+    "killed": "killed half-way",
+    "resumed": "resumed",
+    "again": "run again",
 }
 
 
@@ -36,14 +36,14 @@ def demo(directory: Path | None, *, as_json: bool) -> None:
 
 
 def _show(report: Report, console: Console) -> None:
-    table = Table(title_justify="left")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("run")
     for heading in ("seconds", "rows computed", "replayed", "computed twice", "cut off"):
         table.add_column(heading, justify="right")
     for run in report.runs:
         name = _NAMES[run.run]
         if run.run == "killed" and not report.killed:
-            name = "1. ended before the kill"
+            name = "not killed"
         table.add_row(
             name,
             f"{run.seconds:.1f}",
@@ -54,6 +54,7 @@ def _show(report: Report, console: Console) -> None:
         )
     console.print()
     console.print(table)
+    console.print()
     _say(
         console,
         "Rows computed are counted from what the steps wrote down when they were called. Computed "
@@ -69,18 +70,20 @@ def _show(report: Report, console: Console) -> None:
 
 
 def _show_model(model: ModelFigures, console: Console) -> None:
-    table = Table()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("model calls")
     for heading in ("seconds", "requests"):
         table.add_column(heading, justify="right")
     for name, seconds, requests in zip(_NAMES.values(), model.seconds, model.requests, strict=True):
         table.add_row(name, f"{seconds:.1f}", f"{requests:,}")
+    console.print()
     console.print(table)
+    console.print()
     _say(
         console,
-        f"{model.rows:,} rows, one request each; the server saw {sum(model.requests):,}: "
-        f"{model.asked_twice:,} twice, and {model.in_flight:,} had no answer when the run was "
-        "killed.",
+        f"{model.rows:,} rows, one request each. The server saw {model.asked_twice:,} of them "
+        f"twice: their answers had not reached the log when the kill came ({model.in_flight:,} had "
+        "not been given yet).",
     )
 
 

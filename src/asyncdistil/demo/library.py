@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 _LEFT_OUT = frozenset(
     {
-        "__phello__",
-        "__pycache__",
         "config",
         "dist-packages",
         "ensurepip",
@@ -90,7 +88,7 @@ def _walk(node: ast.AST, name: str, *, in_class: bool) -> Iterator[Documented]:
 
 
 def _is_public(name: str) -> bool:
-    return name.isidentifier() and (not name.startswith("_") or name.endswith("__"))
+    return name.isidentifier() and not name.startswith("_")
 
 
 def _kind(node: _Documented, *, in_class: bool) -> str:

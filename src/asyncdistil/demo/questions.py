@@ -24,9 +24,8 @@ def cleaned(text: str) -> str | None:
     while lines and (not lines[0].strip() or _HEADING.match(lines[0].strip())):
         lines.pop(0)
     tidy = "\n".join(lines).strip()
-    if len(_WORD.findall(tidy)) < _FEWEST_WORDS:
-        return None
-    return tidy
+    # Of what is no example: some documentation is nothing else.
+    return tidy if len(_WORD.findall(answer(tidy))) >= _FEWEST_WORDS else None
 
 
 def fingerprint(text: str) -> str:

@@ -190,12 +190,15 @@ def _replayed(done: Done | None, noted: dict[str, Counter[str]]) -> int:
 
 
 def _samples(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The best short row of each third of the dataset."""
     short = [
         {name: row[name] for name in ("question", "answer", "module", "score")}
         for row in rows
-        if row["rank_in_module"] <= 3 and len(row["answer"]) <= _SAMPLE_ANSWER_CHARS
+        if row["kind"] != "module" and len(row["answer"]) <= _SAMPLE_ANSWER_CHARS
     ]
-    return short[len(short) // (2 * _SAMPLES) :: max(1, len(short) // _SAMPLES)][:_SAMPLES]
+    share = -(-len(short) // _SAMPLES)
+    parts = [short[start : start + share] for start in range(0, len(short), share or 1)]
+    return [max(part, key=lambda row: row["score"]) for part in parts]
 
 
 def _second_act(
