@@ -232,11 +232,12 @@ class Tries:
         waited = now - self._throttled_since
         asked = trouble.retry_after_seconds or wait
         if waited + wait > self.patience.rate_limit_seconds:
+            limit = self.patience.rate_limit_seconds
             return self._give_up(
                 trouble,
                 f"{trouble.message} (has done so for {waited:.0f} s and asks for {asked:.0f} s"
-                f" more, beyond the patience of {self.patience.rate_limit_seconds:.0f} s): run again"
-                " later, or raise `rate_limit_patience_seconds`",
+                f" more, beyond the patience of {limit:.0f} s): run again later, or raise"
+                " `rate_limit_patience_seconds`",
             )
         return wait
 

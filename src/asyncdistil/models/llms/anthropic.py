@@ -1,5 +1,6 @@
 """Anthropic's models, through Anthropic's SDK."""
 
+import inspect
 import os
 from types import ModuleType
 from typing import Any, ClassVar
@@ -88,7 +89,8 @@ class AnthropicLLM(SdkLLM):
             "model": self.model,
             "messages": messages,
             "max_tokens": max_tokens,
-            "temperature": temperature,
+            # 1 is what the service does unasked; newer models refuse the field.
+            "temperature": None if temperature == 1.0 else temperature,
             "top_p": top_p,
             "top_k": top_k,
             "stop_sequences": stop_sequences,
@@ -112,7 +114,10 @@ class AnthropicLLM(SdkLLM):
         if system:
             body["system"] = system
         async with self._calling() as client:
-            raw = await client.messages.with_raw_response.create(**body)
+            known = inspect.signature(client.messages.create).parameters
+            # Fields that this version of the SDK does not know (any more) still reach the service.
+            unknown = {name: body.pop(name) for name in list(body) if name not in known}
+            raw = await client.messages.with_raw_response.create(**body, extra_body=unknown)
             data = raw.http_response.content
         reply = decoded(data)
         usage = reply.get("usage") or {}

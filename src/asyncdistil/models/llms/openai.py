@@ -65,7 +65,7 @@ class ChatCompletionsLLM(RemoteLLM):
         messages, structure = self._split(given)
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        body: dict[str, Any] = {"model": self.model, "messages": messages}
+        body: dict[str, Any] = {"model": self.model_name, "messages": messages}
         body.update((name, value) for name, value in fields.items() if value is not None)
         body.update(self._structure_fields(structure))
         body.update(extra_body or {})
