@@ -370,7 +370,7 @@ class Simulation:
             same = plan.kind == "batch" and len(values) == len(ports[0])
             return values, SAME_ORIGINS if same else FRESH_ORIGINS
         assert behaviour.each is not None
-        values: list[Any] = []
+        values = []
         index: list[int] = []
         child: list[int] = []
         for position, row in enumerate(zip(*ports, strict=True)):
