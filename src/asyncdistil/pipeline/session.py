@@ -134,6 +134,7 @@ class Session:
 
     def start(self) -> None:
         """Start the thread."""
+        _fill_standard_streams()
         self._thread.start()
 
     def request_stop(self, reason: AsyncDistilError) -> None:
@@ -212,6 +213,7 @@ class Session:
         prepared = self._prepared
         options = prepared.options
         give_up = time.monotonic() + options.wait_seconds
+        told = False
         while True:
             if self._stop is not None:
                 raise self._stop
@@ -222,13 +224,16 @@ class Session:
                     mode=options.sync_mode,
                     on_corruption=options.on_corruption,
                 )
-            except StoreLocked:
+            except StoreLocked as locked:
                 if time.monotonic() >= give_up:
                     raise
+                if not told:
+                    told = True
+                    _log.info("waiting up to %.0f s: %s", options.wait_seconds, locked)
             await asyncio.sleep(_LOCK_POLL_SECONDS)
 
     async def _supervise(self, store: Store, plan: RunPlan) -> Finished:
-        run, resumed = _run_id(store, plan)
+        run, resumed = run_id_of(store, plan)
         steps = [step.name for step in plan.steps]
         lost = lost_in_flight(store.root, run, steps) if resumed else {}
         if resumed:
@@ -319,7 +324,7 @@ def _seal(store: Store, end: RunEnd) -> None:
         # The run stops for a reason of its own already, often this very disk.
 
 
-def _run_id(store: Store, plan: RunPlan) -> tuple[RunId, bool]:
+def run_id_of(store: Store | StoreReader, plan: RunPlan) -> tuple[RunId, bool]:
     """The id of the last run if it did not end and nothing differs, else a new one."""
     last = store.last_run()
     if last is None:
@@ -367,6 +372,22 @@ def _setting(prepared: PreparedRun, plan: RunPlan, run: RunId) -> Setting:
         sys_path=tuple(os.path.abspath(part) if part else cwd for part in sys.path),
         cwd=cwd,
     )
+
+
+def _fill_standard_streams() -> None:
+    """Put ``/dev/null`` where a standard stream is closed, as in a daemon.
+
+    Else our next file or socket gets the number of that stream: print() would write into it, a
+    worker's output would take its place, and the event loop aborts the process over it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
