@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from asyncdistil.distiset import Distiset
+    from asyncdistil.pipeline.forecast import Forecast
     from asyncdistil.pipeline.run import Stream
     from asyncdistil.steps.registration import PipelineLike
 
@@ -298,6 +299,26 @@ class Pipeline:
         return runs.astream(
             self, self._options(parameters, load_groups=load_groups, use_cache=use_cache, **options)
         )
+
+    def plan(
+        self,
+        parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        load_groups: LoadGroups | None = None,
+        use_cache: bool = True,
+        **options: Unpack[FurtherOptions],
+    ) -> Forecast:
+        """Say what a run would replay, compute and call, and why; loads no model, writes nothing.
+
+        Arguments are those of `run`; the steps stay as they are.
+
+        Raises:
+            UserError: As for `run`.
+            LogError: What is stored can't be read.
+        """
+        from asyncdistil.pipeline.forecast import forecast
+
+        given = self._options(None, load_groups=load_groups, use_cache=use_cache, **options)
+        return forecast(self, replace(given, parameters=parameters))
 
     def dry_run(
         self,

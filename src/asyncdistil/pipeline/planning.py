@@ -132,6 +132,10 @@ class PreparedRun:
             budget_tokens=self.options.budget.tokens if self.options.budget else None,
         )
 
+    def step(self, name: StepName) -> BaseStep:
+        """The copy of a step that belongs to this run."""
+        return self._draft.steps[name]
+
     @property
     def leaves(self) -> tuple[StepName, ...]:
         """Steps whose rows become the dataset, in the order of declaration."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right, insort
+from collections.abc import Iterator
 
 from asyncdistil.batch import RowId
 from asyncdistil.supervisor import ids
@@ -35,6 +36,10 @@ class Backlog:
     def key(self) -> RowId:
         """Smallest key that waits, or ``END``."""
         return self._heap[0][0] if self._heap else ids.END
+
+    def waiting(self) -> Iterator[Chunk]:
+        """Every chunk that waits, smallest key first."""
+        return (chunk for _, _, chunk in sorted(self._heap))
 
     def push(self, chunk: Chunk) -> None:
         """Let a chunk wait."""

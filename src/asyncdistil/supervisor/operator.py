@@ -6,6 +6,7 @@ that can move; between sweeps nothing happens. All of it is pure: no clock, no I
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from asyncdistil.batch import Digest, Failure, RowId, StepName
@@ -152,6 +153,11 @@ class StepOperator:
     def backlog_chunks(self) -> int:
         """How many chunks wait for a worker."""
         return len(self._backlog)
+
+    @property
+    def missing(self) -> Iterator[Chunk]:
+        """What waits for a worker because nothing stored stands for it."""
+        return self._backlog.waiting()
 
     @property
     def stored(self) -> bool:

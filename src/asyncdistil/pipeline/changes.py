@@ -1,0 +1,123 @@
+"""Which components of a step's key differ from the nearest stored one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from asyncdistil.batch import Digest
+from asyncdistil.graph.plan import StepPlan
+from asyncdistil.signature import ABSENT, Difference, differences, nearest
+
+if TYPE_CHECKING:
+    from asyncdistil.log import StoreReader
+    from asyncdistil.pipeline.forecast import Outlook
+
+DATA = "data"
+"""Component that stands for the data of a generator, which is in no lineage."""
+
+_UPSTREAM = "upstream "
+_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One component of a key that differs.
+
+    Attributes:
+        component: Its name, such as ``field.temperature``, ``code.Judge.process`` or ``data``.
+        old: Stored value as text; empty if there was none.
+        new: Value now as text; empty if there is none.
+        diff: Unified diff of code or prompt; empty where there is no text to compare.
+        inherited: Whether it says only that a step above changed.
+    """
+
+    component: str
+    old: str
+    new: str
+    diff: str = ""
+    inherited: bool = False
+
+    @property
+    def short(self) -> str:
+        """In a few words."""
+        if self.inherited:
+            return f"{self.component} changed"
+        if self.diff or self.component.startswith("code."):
+            return f"{self.component} changed"
+        if self.component == DATA:
+            return "its data changed"
+        return f"{self.component}: {_cut(self.old)} → {_cut(self.new)}"
+
+    def __str__(self) -> str:
+        if self.diff:
+            return f"{self.component}:\n{self.diff}"
+        return f"{self.component}: {self.old or '(absent)'} → {self.new or '(absent)'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "component": self.component,
+            "old": self.old,
+            "new": self.new,
+            "diff": self.diff,
+            "inherited": self.inherited,
+        }
+
+
+def _cut(text: str) -> str:
+    if not text:
+        return "(absent)"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def nearest_lineage(step: StepPlan, store: StoreReader) -> Digest | None:
+    """Lineage of the stored step that is most like this one; its own if that is stored."""
+    if store.step_def(step.lineage) is not None:
+        return step.lineage
+    stored = {found.definition: lineage for lineage, found in store.step_defs().items()}
+    found = nearest(step.definition, stored)
+    return None if found is None else stored[found]
+
+
+def changes_of(outlook: Outlook, step: StepPlan) -> tuple[Change, ...]:
+    """Compare the key of a step, and a generator's data, with what is stored.
+
+    Empty if nothing of the kind is stored, and if nothing differs.
+    """
+    store = outlook.store
+    if store is None:
+        return ()
+    lineage = nearest_lineage(step, store)
+    if lineage is None:
+        return ()
+    stored = store.step_def(lineage)
+    assert stored is not None
+    found = [_change(each) for each in differences(stored, step.definition)]
+    own = [change for change in found if not change.inherited]
+    rewired = {c.component.partition(".")[0] for c in own if c.component.startswith("input ")}
+    if rewired:
+        # Another step at a port brings another lineage along: that is no change of its own.
+        found = own
+    if step.kind == "generator" and step.data_identity is not None:
+        commits = store.commits(lineage)
+        known = commits[-1][1].input_digests[:1] if commits else ()
+        if known and known[0] != step.data_identity:
+            found.append(Change(DATA, known[0].hex(), step.data_identity.hex()))
+    return tuple(found)
+
+
+def _change(difference: Difference) -> Change:
+    return Change(
+        difference.component,
+        _text(difference.old),
+        _text(difference.new),
+        difference.diff,
+        inherited=difference.component.startswith(_UPSTREAM),
+    )
+
+
+def _text(value: Any) -> str:
+    if value is ABSENT:
+        return ""
+    return value if isinstance(value, str) else repr(value)
