@@ -1,0 +1,109 @@
+"""How much longer do 2,000 prompts take through a model than through a bare aiohttp loop?
+
+The service is the stand-in in a process of its own: lognormal latency with a mean of 0.25 s. Both
+sides keep 256 requests in flight and decode every reply; they run in turns, and the best of each
+counts, because other work on the machine only ever adds time. Goal: at most 1.05 times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+import uvloop
+
+from asyncdistil.models import OpenAILLM
+
+GOAL = 1.05
+
+
+@contextmanager
+def service(latency_seconds: float, sigma: float) -> Any:
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "asyncdistil.testing.model_server"),
+            *("--latency", str(latency_seconds), "--sigma", str(sigma)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())["url"]
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def questions(count: int) -> list[list[dict[str, str]]]:
+    text = "Write one sentence about number {} and what the weather is like in spring."
+    return [[{"role": "user", "content": text.format(number)}] for number in range(count)]
+
+
+async def bare(url: str, count: int, in_flight: int) -> None:
+    pending = iter(questions(count))
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=in_flight)) as session:
+
+        async def work() -> None:
+            for messages in pending:
+                body = {"model": "m", "messages": messages, "max_tokens": 128}
+                async with session.post(f"{url}/chat/completions", json=body) as reply:
+                    assert (await reply.json())["choices"][0]["message"]["content"]
+
+        await asyncio.gather(*(work() for _ in range(in_flight)))
+
+
+async def ours(url: str, count: int, in_flight: int) -> None:
+    pending = iter(questions(count))
+    llm = OpenAILLM(model="m", base_url=url, max_concurrency=in_flight)
+    llm.load()
+
+    async def work() -> None:
+        for messages in pending:
+            [output] = await llm.agenerate_outputs([messages])
+            assert output["generations"][0]
+
+    await asyncio.gather(*(work() for _ in range(in_flight)))
+    llm.unload()
+    await asyncio.sleep(0)
+
+
+def measure(run: Callable[[], Awaitable[None]]) -> tuple[float, float]:
+    """Wall seconds and CPU seconds of this process."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        wall, cpu = time.perf_counter(), time.process_time()
+        runner.run(run())  # type: ignore[arg-type]
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--prompts", type=int, default=2000)
+    parser.add_argument("--in-flight", type=int, default=256)
+    parser.add_argument("--latency", type=float, default=0.25)
+    parser.add_argument("--sigma", type=float, default=0.25)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    best: dict[str, tuple[float, float]] = {}
+    with service(given.latency, given.sigma) as url:
+        for _ in range(given.rounds):
+            for name, side in (("bare", bare), ("ours", ours)):
+                figures = measure(lambda side=side: side(url, given.prompts, given.in_flight))
+                best[name] = min(best.get(name, figures), figures)
+    for name, (wall, cpu) in best.items():
+        per_request = cpu / given.prompts * 1e6
+        print(f"{name}: {wall:.3f} s wall, {per_request:.0f} µs CPU a request")
+    ratio = best["ours"][0] / best["bare"][0]
+    print(f"ratio: {ratio:.3f} (goal: at most {GOAL})")
+
+
+if __name__ == "__main__":
+    main()
