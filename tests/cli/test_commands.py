@@ -178,6 +178,21 @@ def test_a_pipeline_that_cannot_run_ends_in_one_paragraph_and_code_5(
     assert (told["kind"], told["exit_code"]) == ("GraphError", 5)
 
 
+def test_a_field_that_a_step_refuses_is_told_with_its_line_and_code_5(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    path = tmp_path / "field.py"
+    path.write_text(DECLARED.replace('Add(name="add"', 'Add(name="add", amount="many"'))
+    done = invoke("run", path)
+    assert done.returncode == 5
+    line = 1 + path.read_text().splitlines().index(
+        next(line for line in path.read_text().splitlines() if '"many"' in line)
+    )
+    assert f"{path}, line {line}: " in done.stderr
+    assert "amount" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_cannot_be_used_ends_with_code_2(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("x = 1\n")
     assert invoke("run", "nowhere.py").returncode == 2

@@ -40,6 +40,7 @@ def test_a_killed_run_is_resumed_with_nothing_done_twice(
     assert all(row["question"] and row["answer"] for row in rows)
     model = report["model"]
     assert model["requests"][2] == 0
+    assert model["requests"][1] < model["rows"]
     assert sum(model["requests"]) == model["rows"] + model["asked_twice"]
     refused = invoke("demo", "--directory", "demo")
     assert (refused.returncode, "not empty" in refused.stderr) == (5, True)

@@ -41,6 +41,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
             return ExitCode.STORAGE
         case UserError():
             return ExitCode.USER_ERROR
+        case ValueError() if _is_refused_field(error):
+            return ExitCode.USER_ERROR
         case KeyboardInterrupt():
             return ExitCode.INTERRUPTED
         case _:
@@ -70,6 +72,9 @@ def told(*, debug: bool = False, as_json: bool = False, hide: str = "") -> Itera
     except KeyboardInterrupt as error:
         raise _ended(error, str(error) or "interrupted", as_json=as_json) from None
     except Exception as error:
+        if _is_refused_field(error) and not debug:
+            place = _place(error.__traceback__, hide)
+            raise _ended(error, f"{place}{error}", as_json=as_json) from None
         # Not an error that we raise on purpose: whoever wrote the code needs to see where.
         traceback.print_exception(type(error), error, _without(error.__traceback__, hide))
         code = _ended(error, f"{type(error).__name__}: {error}", as_json=as_json, quiet=True)
@@ -85,6 +90,20 @@ def _ended(error: BaseException, message: str, *, as_json: bool, quiet: bool = F
             {"error": {"kind": type(error).__name__, "message": message, "exit_code": int(code)}}
         )
     return typer.Exit(int(code))
+
+
+def _is_refused_field(error: BaseException) -> bool:
+    """Whether a step or model was given fields that it refuses."""
+    # By name: whoever raised it has imported pydantic, others need not.
+    return type(error).__name__ == "ValidationError" and type(error).__module__.startswith(
+        "pydantic"
+    )
+
+
+def _place(frames: TracebackType | None, path: str) -> str:
+    """Say which line of the user's script it was, if any."""
+    lines = [line for frame, line in traceback.walk_tb(frames) if frame.f_code.co_filename == path]
+    return f"{path}, line {lines[-1]}: " if lines else ""
 
 
 def _without(frames: TracebackType | None, path: str) -> TracebackType | None:

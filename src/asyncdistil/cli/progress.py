@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -86,6 +87,8 @@ class ProgressDisplay(Watcher):
                 get_renderable=self._table,
                 refresh_per_second=_REFRESH_PER_SECOND,
                 transient=True,
+                # What the script prints goes above the table, unless it goes elsewhere.
+                redirect_stdout=sys.stdout.isatty(),
             )
             self._live.start()
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -27,7 +28,11 @@ _LATENCY_SECONDS = 0.2
 _LATENCY_SIGMA = 0.5
 _SAMPLES = 3
 _SAMPLE_ANSWER_CHARS = 220
+_LOOK_SECONDS = 0.05
 _RUNS = ("killed", "resumed", "again")
+
+
+_Killer: TypeAlias = "Callable[[subprocess.Popen[bytes]], None]"
 
 
 class _Ended(NamedTuple):
@@ -57,7 +62,7 @@ def demonstrate(
     cache_dir, dataset = directory / "cache", directory / "questions.jsonl"
     say(f"Reading the documentation of {modules} modules of Python's standard library.")
     task = Task(os.fspath(cache_dir), halfway_inputs=modules // 2)
-    first = _run(task, directory, _RUNS[0], kill=True)
+    first = _run(task, directory, _RUNS[0], kill=_at_its_word)
     say(
         "Half-way: the run was killed with SIGKILL. Running it again."
         if first.killed
@@ -81,17 +86,14 @@ def demonstrate(
     )
 
 
-def _run(
-    task: Task, directory: Path, name: str, *, kill: bool = False, kill_on: Any = None
-) -> _Ended:
-    """Run a task in a process of its own; perhaps kill it when it is half-way.
+def _run(task: Task, directory: Path, name: str, *, kill: _Killer | None = None) -> _Ended:
+    """Run a task in a process of its own.
 
     Args:
         task: What to run.
         directory: For journal and output.
         name: Of the run.
-        kill: Whether to kill it at its first word.
-        kill_on: Event to kill it at instead.
+        kill: Waits until the process is half-way, and kills it.
     """
     environment = {**os.environ, JOURNAL_VARIABLE: os.fspath(_journal(directory, name))}
     command = [
@@ -109,20 +111,17 @@ def _run(
     with process:
         assert process.stdout is not None
         try:
-            if kill_on is not None:
-                _kill_at(kill_on, process)
-            line = process.stdout.readline()
-            while kill and line and b"halfway" in line:
-                process.kill()
-                line = process.stdout.readline()
+            if kill is not None:
+                kill(process)
+            last = process.stdout.readlines()[-1:]
         except BaseException:
             process.terminate()
             raise
         process.wait()
     seconds = time.monotonic() - started
     if process.returncode == 0:
-        return _Ended(seconds, False, msgspec.json.decode(line, type=Done))
-    if process.returncode < 0 and (kill or kill_on is not None):
+        return _Ended(seconds, False, msgspec.json.decode(last[0], type=Done))
+    if process.returncode == -signal.SIGKILL and kill is not None:
         return _Ended(seconds, True, None)
     raise WorkerError(
         f"the {name} run of the demonstration ended with status {process.returncode}: its output "
@@ -130,11 +129,10 @@ def _run(
     )
 
 
-def _kill_at(event: threading.Event, process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None:
-        if event.wait(0.05):
-            process.kill()
-            return
+def _at_its_word(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout is not None
+    if b"halfway" in process.stdout.readline():
+        process.kill()
 
 
 def _journal(directory: Path, name: str) -> Path:
@@ -221,11 +219,17 @@ def _second_act(
         task = Task(os.fspath(directory / "cache"), base_url=server.url, rows=asked)
         totals, seconds = [], []
         in_flight = 0
+
+        def kill(process: subprocess.Popen[bytes]) -> None:
+            nonlocal in_flight
+            while process.poll() is None:
+                if halfway.wait(_LOOK_SECONDS):
+                    in_flight = server.stats.requests - server.stats.answered
+                    process.kill()
+                    return
+
         for name in _RUNS:
-            kill = name == "killed"
-            end = _run(task, directory, f"model-{name}", kill_on=halfway if kill else None)
-            if kill:
-                in_flight = server.stats.requests - server.stats.answered
+            end = _run(task, directory, f"model-{name}", kill=kill if name == "killed" else None)
             totals.append(server.stats.requests)
             seconds.append(round(end.seconds, 2))
         prompts = Counter(request.prompt for request in server.requests)
