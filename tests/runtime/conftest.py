@@ -21,7 +21,8 @@ import psutil
 import pytest
 
 CALLS = "ASYNCDISTIL_TEST_CALLS"
-_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "socket.sendmsg"}
+"""Audit events of a start; descriptors sent to another process are an order to fork."""
 
 
 class Journal:
@@ -51,7 +52,7 @@ class Journal:
 
 
 class Starts:
-    """Processes that this one started, of whatever kind."""
+    """Processes that this one started or had started, of whatever kind."""
 
     def __init__(self) -> None:
         self.count = 0

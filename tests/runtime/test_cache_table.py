@@ -373,7 +373,7 @@ class Count(GeneratorStep):
                 # Only once the step works, so its rows so far are in the log.
                 while not os.path.exists(os.environ["ASYNCDISTIL_TEST_CALLS"]):
                     os.sched_yield()
-                os.kill(os.getppid(), signal.SIGKILL)
+                os.kill(int(os.environ["SUPERVISOR"]), signal.SIGKILL)
             yield [{"n": n}], n == 99
 
 class Slow(Step):
@@ -382,6 +382,7 @@ class Slow(Step):
             file.write(json.dumps([self.name, [row["n"] for row in inputs]]) + "\\n")
         yield inputs
 
+os.environ["SUPERVISOR"] = str(os.getpid())
 with Pipeline("killed", cache_dir=sys.argv[1]) as pipeline:
     Count(name="count") >> Slow(name="slow", input_batch_size=1)
 distiset = pipeline.run(use_cache=False)

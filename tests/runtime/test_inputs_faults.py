@@ -119,6 +119,24 @@ class Uneven(Step):
         yield inputs
 
 
+class LongSecond(Step):
+    """Ends its second call when the step below has had the rows of the first."""
+
+    def process(self, inputs: StepInput) -> StepOutput:
+        path, deadline = os.environ["ASYNCDISTIL_TEST_CALLS"], time.monotonic() + 30
+        while inputs[0]["n"] == 1 and not os.path.exists(path):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the first row was held back")
+            os.sched_yield()
+        yield inputs
+
+
+class Noting(Step):
+    def process(self, inputs: StepInput) -> StepOutput:
+        note(self.name, inputs)
+        yield inputs
+
+
 class Fewer(Step):
     keeps: int = 3
 
@@ -233,6 +251,13 @@ def test_a_leaf_with_replicas_keeps_the_order_of_its_source(cache: Path) -> None
         uneven = Uneven(name="uneven", input_batch_size=2, resources=StepResources(replicas=2))
         load(*range(40)) >> uneven
     assert [row["n"] for row in rows(pipeline.run())] == list(range(40))
+
+
+def test_a_finished_batch_goes_on_while_its_worker_is_busy_with_the_next(cache: Path) -> None:
+    with Pipeline("eager", cache_dir=cache) as pipeline:
+        long = LongSecond(name="long", input_batch_size=1, on_error="raise")
+        load(0, 1) >> long >> Noting(name="below", input_batch_size=1)
+    assert [row["n"] for row in rows(pipeline.run())] == [0, 1]
 
 
 def test_a_join_of_rows_that_cannot_be_told_apart_is_an_error_with_a_way_on(cache: Path) -> None:
