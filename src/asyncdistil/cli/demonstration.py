@@ -82,8 +82,8 @@ def _show_model(model: ModelFigures, console: Console) -> None:
     _say(
         console,
         f"{model.rows:,} rows, one request each. The server saw {model.asked_twice:,} of them "
-        f"twice: their answers had not reached the log when the kill came ({model.in_flight:,} had "
-        "not been given yet).",
+        f"twice: their answers had not reached the log when the kill came. Up to "
+        f"{model.peak_in_flight:,} were under way at once.",
     )
 
 

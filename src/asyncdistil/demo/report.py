@@ -36,15 +36,15 @@ class ModelFigures(msgspec.Struct, frozen=True):
         rows: Rows, and so requests that are needed.
         requests: Requests that the server saw in the killed, the resumed and the last run.
         asked_twice: Requests that it saw more than once.
-        in_flight: Requests that were under way when the run was killed: the most that may have to
-            be asked twice.
+        peak_in_flight: Most requests that the killed run had under way at once: about as many may
+            have to be asked twice.
         seconds: Wall time of the three runs.
     """
 
     rows: int
     requests: list[int]
     asked_twice: int
-    in_flight: int
+    peak_in_flight: int
     seconds: list[float]
 
 

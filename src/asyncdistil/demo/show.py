@@ -218,18 +218,17 @@ def _second_act(
     ) as server:
         task = Task(os.fspath(directory / "cache"), base_url=server.url, rows=asked)
         totals, seconds = [], []
-        in_flight = 0
+        peak_in_flight = 0
 
         def kill(process: subprocess.Popen[bytes]) -> None:
-            nonlocal in_flight
             while process.poll() is None:
                 if halfway.wait(_LOOK_SECONDS):
-                    in_flight = server.stats.requests - server.stats.answered
                     process.kill()
                     return
 
         for name in _RUNS:
             end = _run(task, directory, f"model-{name}", kill=kill if name == "killed" else None)
+            peak_in_flight = peak_in_flight or server.stats.peak_in_flight
             totals.append(server.stats.requests)
             seconds.append(round(end.seconds, 2))
         prompts = Counter(request.prompt for request in server.requests)
@@ -237,6 +236,6 @@ def _second_act(
         rows=len(asked),
         requests=[totals[0], totals[1] - totals[0], totals[2] - totals[1]],
         asked_twice=sum(count - 1 for count in prompts.values()),
-        in_flight=in_flight,
+        peak_in_flight=peak_in_flight,
         seconds=seconds,
     )
