@@ -75,6 +75,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_STARTED] = time.monotonic()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if depth_of(config) == "soak":
+        for item in items:
+            if HERE in item.path.parents:
+                item.add_marker(pytest.mark.timeout(0), append=False)
+
+
 def depth_of(config: pytest.Config) -> str:
     if config.getoption("short", default=False):
         return "short"
@@ -226,7 +233,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """At depth ``full`` a figure that is not reached is a failure, unless its test was skipped."""
     config = session.config
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    whole = config.getoption("depth", default=None) == "full" and not config.getoption("keyword")
+    whole = depth_of(config) == "full" and not config.getoption("keyword")
     if hasattr(config, "workerinput") or reporter is None or not whole or exitstatus:
         return
     if any("::" in argument for argument in config.args):

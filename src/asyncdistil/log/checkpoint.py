@@ -101,7 +101,7 @@ class Checkpoint:
             self.summary = _decode(
                 payload[header.meta_bytes : header.meta_bytes + header.body_bytes]
             )
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             raise self._corrupt(FILE_HEADER_BYTES) from None
         self._places = {
             lineage: (offset, length) for lineage, offset, length in self.summary.tables
@@ -142,9 +142,12 @@ class Checkpoint:
             return None
         header, payload = self._read_record(self._tables_at + place[0], RecordType.TABLE)
         body = payload[header.meta_bytes : header.meta_bytes + header.body_bytes]
-        if payload[: header.meta_bytes] != lineage:
-            raise self._corrupt(self._tables_at + place[0])
-        return _decode_table(body)
+        try:
+            if payload[: header.meta_bytes] == lineage:
+                return _decode_table(body)
+        except (struct.error, ValueError):
+            pass  # not the size that its counts ask for
+        raise self._corrupt(self._tables_at + place[0])
 
     def lineages(self) -> list[Digest]:
         """Lineages that have a table."""
@@ -275,6 +278,8 @@ def _encode_table(table: Table) -> bytes:
 
 def _decode_table(body: bytes) -> Table:
     commits, routes = _COUNTS.unpack_from(body)
+    if len(body) != _COUNTS.size + 16 * (commits + routes):
+        raise ValueError("a table must be as long as its counts say")
     table = Table()
     at = _COUNTS.size
     for located, count in ((table.commits, commits), (table.routes, routes)):

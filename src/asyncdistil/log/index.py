@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from asyncdistil.batch import BatchRef, Digest, Lsn, RunId
+from asyncdistil.errors import FormatError
 from asyncdistil.log.events import (
     Commit,
     Emit,
@@ -31,7 +32,29 @@ from asyncdistil.log.record import RecordType
 
 _encoder = msgspec.msgpack.Encoder()
 encode_event: Callable[[Event], bytes] = _encoder.encode
-decode_event: Callable[[bytes | memoryview], Event] = msgspec.msgpack.Decoder(Event).decode
+_decode: Callable[[bytes | memoryview], Event] = msgspec.msgpack.Decoder(Event).decode
+
+
+def decode_event(body: bytes | memoryview, tag: int) -> Event:
+    """Read the event in an intact record of type ``tag``.
+
+    Raises:
+        FormatError: The record is as it was written, but not by this version of asyncdistil.
+    """
+    try:
+        event = _decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _foreign(tag, str(error)) from None
+    if EVENT_TAGS[type(event)] != tag:
+        raise _foreign(tag, f"it holds a {type(event).__name__}")
+    return event
+
+
+def _foreign(tag: int, reason: str) -> FormatError:
+    return FormatError(
+        f"a record of type {tag} in the commit log can't be read ({reason}): it was written by a "
+        "newer asyncdistil, or by something else; upgrade, or take another cache directory"
+    )
 
 
 def _tag(kind: type[msgspec.Struct]) -> int:
@@ -166,6 +189,10 @@ class Index:
 
     def current(self, ref: BatchRef) -> BatchRef:
         """Where a segment record is now, after all moves."""
-        while (moved := self.moved.get((ref.segment, ref.offset))) is not None:
+        # More steps than moves would mean that they go round in a circle.
+        for _ in range(len(self.moved)):
+            moved = self.moved.get((ref.segment, ref.offset))
+            if moved is None:
+                break
             _, ref = moved
         return ref

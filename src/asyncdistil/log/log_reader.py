@@ -42,6 +42,7 @@ class LogReader:
 
         Raises:
             CorruptRecord: A record is not what it was.
+            FormatError: A record was not written by this version.
         """
         self._window = b""
         for i, (lsn, place) in enumerate(zip(lsns, places, strict=True)):
@@ -72,7 +73,8 @@ class LogReader:
         payload = memoryview(self._window)[at + HEADER_BYTES : at + header.size]
         if not payload_fits(header, payload, seed):
             raise self._corrupt(number, offset, lsn)
-        return decode_event(payload[header.meta_bytes : header.meta_bytes + header.body_bytes])
+        body = payload[header.meta_bytes : header.meta_bytes + header.body_bytes]
+        return decode_event(body, header.type)
 
     def _load(self, number: int, offset: int, size: int, window_bytes: int, lsn: int) -> int:
         """Make sure that bytes are in the window, and return where."""

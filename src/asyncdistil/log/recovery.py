@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from asyncdistil.errors import CorruptRecord, StorageError
+from asyncdistil.errors import CorruptRecord, FormatError, StorageError
 from asyncdistil.log.checkpoint import Checkpoint, checkpoint_path
 from asyncdistil.log.commit_log import Tail
 from asyncdistil.log.files import Files
@@ -137,9 +137,14 @@ def recover(
         FormatError: The files are of a newer format.
         StorageError: The disk failed while reading.
     """
+    recovery = _Recovery(root, files, exclusive, recompute, stop_lsn)
     try:
-        return _Recovery(root, files, exclusive, recompute, stop_lsn).run()
+        return recovery.run()
+    except FormatError:
+        recovery.close()
+        raise
     except OSError as error:
+        recovery.close()
         raise StorageError(
             f"{root} can't be read ({error.strerror}); see to the disk, then run again"
         ) from error
@@ -182,6 +187,11 @@ class _Recovery:
         ended_well = self._sealed or result.tail == base
         result.clean = ended_well and not result.remainders
         return result
+
+    def close(self) -> None:
+        """Close what a recovery that failed leaves open."""
+        if self._result.checkpoint is not None:
+            self._result.checkpoint.close()
 
     def _open_checkpoint(self) -> None:
         result = self._result
@@ -334,7 +344,7 @@ class _Recovery:
                     pending.append(Pending(lsn, place))
         elif tag < RecordType.FILE:
             body = payload[header.meta_bytes : header.meta_bytes + header.body_bytes]
-            result.index.apply(lsn, decode_event(body))  # type: ignore[arg-type]
+            result.index.apply(lsn, decode_event(body, tag))  # type: ignore[arg-type]
         elif tag == RecordType.SEAL:
             self._sealed = True
 
@@ -389,7 +399,7 @@ class _Recovery:
         """Damage at this place that was given up before."""
         if self._known_holes is None:
             bodies = self._log.intact_bodies(self._files_by_number.values(), RecordType.REPAIR)
-            holes = [Hole(*_HOLE.unpack_from(body)) for body in bodies]
+            holes = [Hole(*_HOLE.unpack(body)) for body in bodies if len(body) == _HOLE.size]
             self._known_holes = {(hole.number, hole.start): hole for hole in holes}
         return self._known_holes.get((number, offset))
 
@@ -415,8 +425,7 @@ class _Recovery:
         self._refuse(message, path, offset, lsn)
 
     def _refuse(self, message: str, path: str, offset: int, lsn: int | None) -> NoReturn:
-        if self._result.checkpoint is not None:
-            self._result.checkpoint.close()
+        self.close()
         raise CorruptRecord(
             f"{message}. Restore the file from a backup, or recompute what is lost: run "
             '`asyncdistil cache repair`, or pass on_corruption="recompute" to run()',

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from asyncdistil.batch import Lsn, RowId
 from asyncdistil.log import lock, opening, recovery, segment
-from asyncdistil.log.commit_log import CommitLog
+from asyncdistil.log.commit_log import CommitLog, Tail
 from asyncdistil.log.files import Files
 from asyncdistil.log.group_sync import GroupSync
 from asyncdistil.log.record import HEADER_BYTES, Header, parse_header
@@ -177,7 +177,7 @@ def _resurrected_after_a_hole() -> Any:
         hole: Hole = self._next_intact(file.number, offset, limit, rest[2])
         if hole.end < limit:
             # "Skip what is damaged and keep the rest."
-            self._result.tail = recovery.Tail(file.number, hole.end, hole.lsn, hole.digest)
+            self._result.tail = Tail(file.number, hole.end, hole.lsn, hole.digest)
             return True
         return sound(self, file, offset, limit, *rest)
 
