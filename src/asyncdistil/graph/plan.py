@@ -120,6 +120,8 @@ class RunPlan(msgspec.Struct, frozen=True):
         leaves: Steps whose output becomes a dataset, in declaration order.
         leaf_policies: ``on_error`` of the edge from each leaf into the dataset.
         retry_failed: Whether rows that failed in an earlier run are tried again.
+        failures_stand: Whether failures that the run itself recorded are not tried again; to read
+            a run back, not to run it.
         raise_on_failure: Whether the first failed row stops the run.
         dry_rows: Rows taken from each generator in a dry run; 0 in a real run.
         budget_microusd: Paid millionths of a US dollar after which no request is sent any more.
@@ -135,6 +137,7 @@ class RunPlan(msgspec.Struct, frozen=True):
     leaves: tuple[StepName, ...]
     leaf_policies: tuple[OnError, ...]
     retry_failed: bool = True
+    failures_stand: bool = False
     raise_on_failure: bool = False
     dry_rows: int = 0
     budget_microusd: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from asyncdistil.distiset import Distiset
+    from asyncdistil.pipeline.explain import Explanation
     from asyncdistil.pipeline.forecast import Forecast
     from asyncdistil.pipeline.run import Stream
     from asyncdistil.steps.registration import PipelineLike
@@ -106,7 +107,7 @@ class Pipeline:
     ) -> None:
         CURRENT_PIPELINE.reset(self._entered.pop())
         if self._name is None and error is None:
-            self._name = self._automatic_name()
+            self._name = _automatic_name(self._steps)
 
     def has_step(self, name: str) -> bool:
         """Whether a step of this name was added."""
@@ -142,7 +143,7 @@ class Pipeline:
     @property
     def name(self) -> str:
         """What its results are kept under."""
-        return self._name if self._name is not None else self._automatic_name()
+        return self._name if self._name is not None else _automatic_name(self._steps)
 
     @property
     def cache_dir(self) -> Path:
@@ -260,7 +261,8 @@ class Pipeline:
         from asyncdistil.pipeline import run as runs
 
         return runs.run(
-            self, self._options(parameters, load_groups=load_groups, use_cache=use_cache, **options)
+            self,
+            _options(self, parameters, load_groups=load_groups, use_cache=use_cache, **options),
         )
 
     async def arun(
@@ -277,7 +279,8 @@ class Pipeline:
         from asyncdistil.pipeline import run as runs
 
         return await runs.arun(
-            self, self._options(parameters, load_groups=load_groups, use_cache=use_cache, **options)
+            self,
+            _options(self, parameters, load_groups=load_groups, use_cache=use_cache, **options),
         )
 
     def astream(
@@ -297,7 +300,8 @@ class Pipeline:
         from asyncdistil.pipeline import run as runs
 
         return runs.astream(
-            self, self._options(parameters, load_groups=load_groups, use_cache=use_cache, **options)
+            self,
+            _options(self, parameters, load_groups=load_groups, use_cache=use_cache, **options),
         )
 
     def plan(
@@ -317,8 +321,27 @@ class Pipeline:
         """
         from asyncdistil.pipeline.forecast import forecast
 
-        given = self._options(None, load_groups=load_groups, use_cache=use_cache, **options)
+        given = _options(self, None, load_groups=load_groups, use_cache=use_cache, **options)
         return forecast(self, replace(given, parameters=parameters))
+
+    def explain(
+        self, step: str, *, parameters: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Explanation:
+        """Say which component of a step's key differs from the nearest stored one.
+
+        ``explain(step).why(row)`` says where a stored row came from.
+
+        Args:
+            step: Its name.
+            parameters: As for `run`; the steps stay as they are.
+
+        Raises:
+            UserError: As for `run`; or there is no such step.
+            LogError: What is stored can't be read.
+        """
+        from asyncdistil.pipeline.explain import explain
+
+        return explain(self, step, RunOptions(parameters=parameters))
 
     def dry_run(
         self,
@@ -347,30 +370,6 @@ class Pipeline:
             self, RunOptions(parameters=parameters, dataset=dataset, dry_rows=batch_size)
         )
 
-    def _options(
-        self, parameters: Mapping[str, Mapping[str, Any]] | None, **given: Any
-    ) -> RunOptions:
-        """Check the arguments of a run, then let its parameters stay on the steps."""
-        if isinstance(given.get("budget"), int | float):
-            given["budget"] = Budget(dollars=given["budget"])
-        unknown = set(given) - set(RunOptions.__slots__)
-        if unknown:
-            name = min(unknown)
-            close = get_close_matches(name, RunOptions.__slots__, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "RunOptions lists what it takes"
-            raise TypeError(f"a run takes no argument {name!r}: {hint}")
-        options = RunOptions(parameters=parameters, **given)
-        if parameters:
-            self.set_runtime_parameters(parameters)
-        return replace(options, parameters=None)
-
-    def _automatic_name(self) -> str:
-        joined = "pipeline_" + "_".join(self._steps)
-        if len(joined) <= _LONGEST_AUTOMATIC_NAME:
-            return joined
-        digest = xxh3_64_hexdigest(joined.encode())
-        return f"{joined[: _LONGEST_AUTOMATIC_NAME - len(digest) - 1]}_{digest}"
-
 
 def _checked_name(name: str) -> str:
     if not name.strip() or not name.isprintable() or name.endswith(DRY_RUN_SUFFIX):
@@ -379,3 +378,29 @@ def _checked_name(name: str) -> str:
             f" does not end in {DRY_RUN_SUFFIX!r}"
         )
     return name
+
+
+def _options(
+    pipeline: Pipeline, parameters: Mapping[str, Mapping[str, Any]] | None, **given: Any
+) -> RunOptions:
+    """Check the arguments of a run, then let its parameters stay on the steps."""
+    if isinstance(given.get("budget"), int | float):
+        given["budget"] = Budget(dollars=given["budget"])
+    unknown = set(given) - set(RunOptions.__slots__)
+    if unknown:
+        name = min(unknown)
+        close = get_close_matches(name, RunOptions.__slots__, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "RunOptions lists what it takes"
+        raise TypeError(f"a run takes no argument {name!r}: {hint}")
+    options = RunOptions(parameters=parameters, **given)
+    if parameters:
+        pipeline.set_runtime_parameters(parameters)
+    return replace(options, parameters=None)
+
+
+def _automatic_name(steps: Iterable[str]) -> str:
+    joined = "pipeline_" + "_".join(steps)
+    if len(joined) <= _LONGEST_AUTOMATIC_NAME:
+        return joined
+    digest = xxh3_64_hexdigest(joined.encode())
+    return f"{joined[: _LONGEST_AUTOMATIC_NAME - len(digest) - 1]}_{digest}"

@@ -152,10 +152,11 @@ class Builder:
         if not commits:
             return None
         retry = self._state.plan.retry_failed
+        judged = self._state.run if self._state.plan.failures_stand else None
         if step.kind == "row":
             share = step.concurrency == 0
-            return RowMemory(commits, self._reader, share=share, retry_failed=retry)
-        return BatchMemory(commits, self._reader, retry_failed=retry)
+            return RowMemory(commits, self._reader, share=share, retry_failed=retry, judged=judged)
+        return BatchMemory(commits, self._reader, retry_failed=retry, judged=judged)
 
     def _front(self, step: StepPlan, upstreams: tuple[Operator, ...]) -> Front:
         names = tuple(edge.upstream for edge in step.edges)

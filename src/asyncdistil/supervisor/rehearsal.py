@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from asyncdistil.batch import Digest, Lsn, RowId, RowSlice, RunId, SegmentId, StepName
 from asyncdistil.codec import EncodedRows, content_digest
 from asyncdistil.graph.plan import RunPlan
-from asyncdistil.log.events import Commit
+from asyncdistil.log.events import Commit, Reuse
 from asyncdistil.supervisor.build import Stored
 from asyncdistil.supervisor.chunk import Chunk
 from asyncdistil.supervisor.ids import START
@@ -162,6 +162,8 @@ class Rehearsal:
             self._operators[name].outlet.connect(recorder, 0, "null")
         while any(operator.dirty for operator in machine.operators):
             machine.turn(0.0)
+        for step in plan.steps:
+            machine.state.flush_replayed(step.lineage)
 
     @property
     def refusal(self) -> str:
@@ -175,6 +177,15 @@ class Rehearsal:
     def inputs_replayed(self, step: StepName) -> int:
         """Input rows of a step that stored work stands for."""
         return self._machine.state.progress[step].inputs_replayed
+
+    def used(self, lineage: Digest) -> set[Lsn]:
+        """Commits of a lineage that stand for something."""
+        return {
+            lsn
+            for event in self._machine.state.events
+            if isinstance(event, Reuse) and event.lineage == lineage
+            for lsn in event.commits
+        }
 
     def failed(self, step: StepName) -> int:
         """Failed rows among those that stored work stands for."""

@@ -168,6 +168,7 @@ class RowMemory:
         share: Hand a stored answer out again when equal rows outnumber the stored ones; for
             steps that do not sample.
         retry_failed: Whether a stored failure is a miss.
+        judged: Run whose failures are no misses all the same, or ``None``.
     """
 
     def __init__(
@@ -177,11 +178,13 @@ class RowMemory:
         *,
         share: bool,
         retry_failed: bool,
+        judged: RunId | None = None,
     ) -> None:
         self._commits = commits
         self._reader = reader
         self._share = share
         self._retry_failed = retry_failed
+        self._judged = judged
         self._used: defaultdict[Lsn, int] = defaultdict(int)
         self._pieces: dict[bytes, _Pool] = {}
         self._rows: dict[bytes, _Pool] | None = None
@@ -208,10 +211,13 @@ class RowMemory:
             hit = self._free(self._pieces.get(key))
             if hit is not None:
                 self._take(hit)
-                if not (self._retry_failed and hit.commit.failures):
+                if not (hit.commit.failures and self._retried(hit.commit)):
                     return [Match(0, chunk.rows, hit)]
                 return self._without_failures(chunk, hit)
         return self._match_rows(chunk, 0, chunk.rows)
+
+    def _retried(self, commit: Commit) -> bool:
+        return self._retry_failed and commit.run != self._judged
 
     def _free(self, pool: _Pool | None) -> Hit | None:
         return pool.free(self._is_used, share=self._share) if pool else None
@@ -262,7 +268,7 @@ class RowMemory:
     def _index_rows(self) -> dict[bytes, _Pool]:
         rows: dict[bytes, _Pool] = {}
         for lsn, commit in self._commits:
-            failed = {f.input_row for f in commit.failures} if self._retry_failed else set()
+            failed = {f.input_row for f in commit.failures} if self._retried(commit) else set()
             for position, key in enumerate(self._row_keys(commit.inputs)):
                 if position not in failed:
                     hit = Hit(lsn, commit, position, position + 1)
@@ -293,12 +299,13 @@ class BatchMemory:
         reader: DigestReader,
         *,
         retry_failed: bool,
+        judged: RunId | None = None,
     ) -> None:
         self._reader = reader
         self._used: set[Lsn] = set()
         self._batches: dict[bytes, _Pool] = {}
         for lsn, commit in commits:
-            if commit.failures and retry_failed:
+            if commit.failures and retry_failed and commit.run != judged:
                 continue
             rows = sum(part.rows for part in commit.inputs[0]) if commit.inputs else 0
             hit = Hit(lsn, commit, 0, rows)
