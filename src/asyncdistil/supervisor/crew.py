@@ -2,7 +2,10 @@
 
 Restarts stop here: no layer above or below restarts anything. A step whose workers die more than
 `RESTART_LIMIT` times within `RESTART_WINDOW_SECONDS` is given up; deaths that bisecting provokes
-on purpose don't count.
+on purpose don't count, nor do those of a batch of which some rows turned out to be harmless.
+
+What a dead worker was at cannot be seen from here: it may have finished leases and not said so. So
+every lease that it held is a suspect, and one that was held too often is handed out alone.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from asyncdistil.supervisor.state import RunState
 from asyncdistil.transport.messages import Finish, Lease
 from asyncdistil.transport.window import Window
 
+MOST_ATTEMPTS = 3
 RESTART_LIMIT = 3
 RESTART_WINDOW_SECONDS = 60.0
 _RESTART_DELAY_SECONDS = 0.05
@@ -73,6 +77,11 @@ class Job:
         return ids.first_id(ids.between(self.chunk.runs, start, self.chunk.rows))
 
     @property
+    def alone(self) -> bool:
+        """Whether a worker that holds it may hold nothing else, so that blame is certain."""
+        return self.bisecting or self.attempt >= MOST_ATTEMPTS
+
+    @property
     def rows(self) -> int:
         """Rows not covered yet."""
         return sum(stop - start for start, stop in self.uncovered)
@@ -99,6 +108,7 @@ class Member:
 
     __slots__ = (
         "busy_since_seconds",
+        "engaged",
         "finishing",
         "jobs",
         "number",
@@ -113,6 +123,7 @@ class Member:
         self.replica = replica
         self.ready = False
         self.finishing = False
+        self.engaged = False
         self.window = window
         self.jobs: dict[int, Job] = {}
         self.rows = 0
@@ -166,13 +177,15 @@ class Crew:
         member.ready = self._role == "export"
         self._state.commands.append(Spawn(number, self.step, self._role, replica, delay_seconds))
 
-    def pick(self, rows: int, size_bytes: int) -> Member | None:
+    def pick(self, rows: int, size_bytes: int, *, alone: bool = False) -> Member | None:
         """The ready worker with the least in hand that has room for a lease of this size."""
         best: Member | None = None
         for member in self.members.values():
             if not member.ready or member.finishing or (best and member.rows >= best.rows):
                 continue
-            if self._concurrency:
+            if alone or member.engaged:
+                room = not member.jobs
+            elif self._concurrency:
                 # Twice the rows in flight keeps every slot filled while stragglers end.
                 room = not member.rows or member.rows + rows <= 2 * self._concurrency + rows
                 room = room and member.rows < 2 * self._concurrency
@@ -187,6 +200,7 @@ class Crew:
         if not member.jobs:
             member.busy_since_seconds = self._state.now_seconds
         member.jobs[job.id] = job
+        member.engaged = job.alone
         member.rows += job.rows
         member.window.sent(job.size_bytes)
         job.sent_seconds = self._state.now_seconds
@@ -218,14 +232,12 @@ class Crew:
             restart: Whether there is work left for a new one.
 
         Returns:
-            The jobs that it held, oldest first; those that it may have died of have their
-            attempt raised.
+            The jobs that it held, oldest first, each with its attempt raised.
         """
         member = self.members.pop(worker)
         jobs = list(member.jobs.values())
         bisecting = any(job.bisecting for job in jobs)
-        # A worker that runs one batch after another died of the oldest; the rest was mailbox.
-        for job in jobs if self._concurrency else jobs[:1]:
+        for job in jobs:
             job.attempt += 1
         if member.finishing or not restart or self._state.stop is not None:
             return jobs
@@ -247,6 +259,13 @@ class Crew:
         delay = _RESTART_DELAY_SECONDS * len(self._deaths) * (1 + member.replica % 4)
         self._spawn(member.replica, delay)
         return jobs
+
+    def forgive(self) -> None:
+        """Forget deaths: some rows of a batch that was deadly are harmless, so others are to blame.
+
+        A step that works can meet any number of deadly rows.
+        """
+        self._deaths.clear()
 
     def finish(self) -> None:
         """No more work: let every worker unload and exit."""

@@ -10,10 +10,10 @@ from asyncdistil.errors import StorageError
 from asyncdistil.log.events import Emit
 from asyncdistil.supervisor.chunk import Chunk
 from asyncdistil.supervisor.commands import Publish, WorkerId
-from asyncdistil.supervisor.crew import Crew, Member
+from asyncdistil.supervisor.crew import MOST_ATTEMPTS, Crew, Member
 from asyncdistil.supervisor.front import Sorter
 from asyncdistil.supervisor.ids import END
-from asyncdistil.supervisor.operator import MOST_ATTEMPTS, Outlet
+from asyncdistil.supervisor.operator import Outlet
 from asyncdistil.supervisor.state import RunState
 from asyncdistil.transport.messages import Export, Exported
 

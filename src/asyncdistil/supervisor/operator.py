@@ -17,13 +17,12 @@ from asyncdistil.supervisor import ids, narrow, reuse
 from asyncdistil.supervisor.backlog import Backlog
 from asyncdistil.supervisor.chunk import Chunk, cut, read_by
 from asyncdistil.supervisor.commands import WorkerId
-from asyncdistil.supervisor.crew import Crew, Job, Member
+from asyncdistil.supervisor.crew import MOST_ATTEMPTS, Crew, Job, Member
 from asyncdistil.supervisor.front import Front
 from asyncdistil.supervisor.ids import END, START
 from asyncdistil.supervisor.state import RunState
 from asyncdistil.transport.messages import Failed, Result, Survived
 
-MOST_ATTEMPTS = 3
 NO_DIGEST = Digest(bytes(16))
 
 
@@ -214,7 +213,8 @@ class StepOperator:
         self.crew.ensure(len(self._retries) + len(self._backlog))
         while self._retries or self._backlog:
             waiting = self._retries[0].chunk if self._retries else self._backlog.first
-            member = self.crew.pick(waiting.rows, waiting.size_bytes)
+            alone = bool(self._retries) and self._retries[0].alone
+            member = self.crew.pick(waiting.rows, waiting.size_bytes, alone=alone)
             if member is None:
                 break
             job = self._retries.pop(0) if self._retries else self._next_job()
@@ -243,6 +243,8 @@ class StepOperator:
         stop = job.chunk.rows if job and self.plan.kind == "global" else result.stop
         if job is None or not job.cover(result.start, stop):
             return  # covered by another worker before: a lease settles once
+        if job.bisecting:
+            self.crew.forgive()
         part = cut(job.chunk, result.start, stop)
         ticket = self._commit(job, part, result)
         member.rows = max(0, member.rows - part.rows)
@@ -358,6 +360,7 @@ class StepOperator:
         if job is None:
             return
         self.crew.settle(worker, job, 0.0)
+        self.crew.forgive()
         failure = message.failure or Failure(
             "WorkerDied", "the rows of this batch kill a worker only together", MOST_ATTEMPTS
         )

@@ -10,9 +10,9 @@ from asyncdistil.graph.plan import StepPlan
 from asyncdistil.log.events import Commit, StepDone
 from asyncdistil.supervisor.chunk import Chunk
 from asyncdistil.supervisor.commands import WorkerId
-from asyncdistil.supervisor.crew import Crew, Member
+from asyncdistil.supervisor.crew import MOST_ATTEMPTS, Crew, Member
 from asyncdistil.supervisor.ids import END
-from asyncdistil.supervisor.operator import MOST_ATTEMPTS, NO_DIGEST, Outlet
+from asyncdistil.supervisor.operator import NO_DIGEST, Outlet
 from asyncdistil.supervisor.state import RunState
 from asyncdistil.transport.messages import Generate, GeneratorFailed, Produce, Yielded
 
