@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 
 from asyncdistil.errors import TransportError
 from asyncdistil.transport import Channel
@@ -72,3 +73,14 @@ def forward_logs(channel: Channel, scrubber: Scrubber) -> None:
     for stream in (sys.stdout, sys.stderr):
         # Into a pipe they would be held back until a block is full, or lost in a crash.
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        stream.write = _without_secrets(stream.write, scrubber)  # type: ignore[method-assign]
+
+
+def _without_secrets(write: Callable[[str], int], scrubber: Scrubber) -> Callable[[str], int]:
+    """What is printed becomes lines of the supervisor's log, so it is scrubbed like those."""
+
+    def scrubbed(text: str, /) -> int:
+        write(scrubber.text(text))
+        return len(text)
+
+    return scrubbed
