@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,9 @@ def changes_of(outlook: Outlook, step: StepPlan) -> tuple[Change, ...]:
         return ()
     stored = store.step_def(lineage)
     assert stored is not None
-    found = [_change(each) for each in differences(stored, step.definition)]
+    found = [
+        _change(part) for each in differences(stored, step.definition) for part in _parts(each)
+    ]
     own = [change for change in found if not change.inherited]
     rewired = {c.component.partition(".")[0] for c in own if c.component.startswith("input ")}
     if rewired:
@@ -105,6 +108,29 @@ def changes_of(outlook: Outlook, step: StepPlan) -> tuple[Change, ...]:
         if known and known[0] != step.data_identity:
             found.append(Change(DATA, known[0].hex(), step.data_identity.hex()))
     return tuple(found)
+
+
+def _parts(difference: Difference) -> Iterator[Difference]:
+    """A difference inside a nested object, such as a model, by the fields that differ."""
+    old, new = _fields_of(difference.old), _fields_of(difference.new)
+    if difference.diff or old is None or new is None or old[0] != new[0]:
+        yield difference
+        return
+    for name in dict.fromkeys((*new[1], *old[1])):
+        before, after = old[1].get(name, ABSENT), new[1].get(name, ABSENT)
+        if type(before) is not type(after) or before != after:
+            yield from _parts(Difference(f"{difference.component}.{name}", before, after))
+
+
+def _fields_of(value: Any) -> tuple[str, dict[str, Any]] | None:
+    """Class and fields of an object in a key, or the items of a mapping."""
+    if isinstance(value, dict):
+        return "", value
+    if isinstance(value, list | tuple) and len(value) == 2:
+        name, fields = value
+        if isinstance(name, str) and isinstance(fields, dict):
+            return name, fields
+    return None
 
 
 def _change(difference: Difference) -> Change:
