@@ -128,3 +128,21 @@ def test_raise_stops_at_the_first_failed_row() -> None:
     run = state(raise_on_failure=True)
     run.failures(step(), FAILED, (0,), whole=False)
     assert isinstance(run.stop, FailureBudgetExceeded)
+
+
+def test_a_step_without_a_single_good_row_stops_the_run() -> None:
+    run = state()
+    run.progress[NAME].inputs_computed = 2
+    run.failures(step(), FAILED * 2, (0,), whole=True)
+    assert run.stop is None
+    run.nothing_worked(step())
+    assert isinstance(run.stop, FailureBudgetExceeded)
+    assert "all 2 rows of step 'ask' failed" in str(run.stop)
+
+
+def test_one_failed_row_alone_is_a_bad_row() -> None:
+    run = state()
+    run.progress[NAME].inputs_computed = 1
+    run.failures(step(), FAILED, (0,), whole=True)
+    run.nothing_worked(step())
+    assert run.stop is None

@@ -392,6 +392,7 @@ class StepOperator:
                 self._state.run, self.plan.lineage, NO_DIGEST, self.outlet.rows, counters.failed
             )
         )
+        self._state.nothing_worked(self.plan)
         self.crew.finish()
 
 

@@ -20,6 +20,7 @@ from asyncdistil.transport.messages import ToWorker
 
 _REUSE_RECORD_COMMITS = 1024
 _WHOLE_FAILURES = 3
+_ROWS_THAT_PROVE = 2
 _FAILURES_SHOWN = 10
 _BREACHES: dict[str, type[AsyncDistilError]] = {
     f"{kind.__module__}.{kind.__qualname__}": kind for kind in (StepError, UnencodableValue)
@@ -160,6 +161,21 @@ class RunState:
                     "and run again; finished work is kept."
                 )
             )
+
+    def nothing_worked(self, step: StepPlan) -> None:
+        """Stop a run whose step ended without a single good row; one row alone proves nothing."""
+        counters = self.progress[step.name]
+        tried = counters.inputs_computed
+        if tried < _ROWS_THAT_PROVE or counters.inputs_replayed or counters.failed < tried:
+            return
+        cause = counters.first_failures[0][1]
+        self.fail(
+            FailureBudgetExceeded(
+                f"all {tried} rows of step {step.name!r} failed, which looks like a bug and not "
+                f"like bad rows: {cause.kind}: {cause.message}. Mend it and run again; finished "
+                "work is kept."
+            )
+        )
 
     def spent(self, step: StepName, usage: Usage) -> None:
         """Book what the model calls of one batch took, and keep to the budget."""
