@@ -1,11 +1,13 @@
 """The workers of one step: who is ready, who holds what, who is started again.
 
 Restarts stop here: no layer above or below restarts anything. A step whose workers die more than
-`RESTART_LIMIT` times within `RESTART_WINDOW_SECONDS` is given up; deaths that bisecting provokes
-on purpose don't count, nor do those of a batch of which some rows turned out to be harmless.
+`RESTART_LIMIT` times within `RESTART_WINDOW_SECONDS` is given up, and so is one whose workers die
+`FRUITLESS_LIMIT` times with nothing done in between.
 
 What a dead worker was at cannot be seen from here: it may have finished leases and not said so. So
-every lease that it held is a suspect, and one that was held too often is handed out alone.
+every lease that it held is a suspect, and one that was held too often is handed out alone. A death
+under a suspect is put down to it and doesn't count: `MOST_ATTEMPTS` and bisecting bound those. A
+step may meet any number of deadly rows.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from asyncdistil.transport.window import Window
 
 MOST_ATTEMPTS = 3
 RESTART_LIMIT = 3
+FRUITLESS_LIMIT = 32  # locating one deadly row among 10,000 takes at most 3 + 14 in a row
 RESTART_WINDOW_SECONDS = 60.0
 _RESTART_DELAY_SECONDS = 0.05
 
@@ -157,6 +160,7 @@ class Crew:
         self._state = state
         self._concurrency = concurrency
         self._deaths: deque[float] = deque()
+        self._fruitless = 0
         self.gave_up: WorkerDied | None = None
 
     def ensure(self, count: int) -> None:
@@ -211,6 +215,8 @@ class Crew:
         member = self.members[worker]
         del member.jobs[job.id]
         member.window.settled(job.size_bytes, seconds)
+        if not job.condemned:
+            self._fruitless = 0
         member.busy_since_seconds = self._state.now_seconds
         if not member.jobs:
             member.rows = 0
@@ -236,35 +242,42 @@ class Crew:
         """
         member = self.members.pop(worker)
         jobs = list(member.jobs.values())
-        bisecting = any(job.bisecting for job in jobs)
+        explained = any(job.bisecting or job.attempt > 1 for job in jobs)
         for job in jobs:
             job.attempt += 1
         if member.finishing or not restart or self._state.stop is not None:
             return jobs
         self._state.progress[self.step].restarts += 1
-        if not bisecting:
-            now = self._state.now_seconds
-            self._deaths.append(now)
-            while self._deaths and now - self._deaths[0] > RESTART_WINDOW_SECONDS:
-                self._deaths.popleft()
-            if len(self._deaths) > RESTART_LIMIT:
-                self.gave_up = WorkerDied(
-                    f"workers of step {self.step!r} died {len(self._deaths)} times within "
-                    f"{RESTART_WINDOW_SECONDS:.0f} s, the last: {cause}. Look at the step's log "
-                    "lines and at the machine's memory, then run again; finished work is kept."
-                )
-                self._state.fail(self.gave_up)
-                return jobs
+        too_often = self._too_often(explained=explained)
+        if too_often:
+            self.gave_up = WorkerDied(
+                f"workers of step {self.step!r} died {too_often}, the last: {cause}. Look at the "
+                "step's log lines and at the machine's memory, then run again; finished work is "
+                "kept."
+            )
+            self._state.fail(self.gave_up)
+            return jobs
         # Spread restarts of replicas that died of one cause, without a random source.
         delay = _RESTART_DELAY_SECONDS * len(self._deaths) * (1 + member.replica % 4)
         self._spawn(member.replica, delay)
         return jobs
 
-    def forgive(self) -> None:
-        """Forget deaths: some rows of a batch that was deadly are harmless, so others are to blame.
+    def _too_often(self, *, explained: bool) -> str:
+        """Count a death; says how often they came if that is too often, else nothing."""
+        self._fruitless += 1
+        if self._fruitless > FRUITLESS_LIMIT:
+            return f"{self._fruitless} times with nothing done in between"
+        if not explained:
+            now = self._state.now_seconds
+            self._deaths.append(now)
+            while self._deaths and now - self._deaths[0] > RESTART_WINDOW_SECONDS:
+                self._deaths.popleft()
+        if len(self._deaths) > RESTART_LIMIT:
+            return f"{len(self._deaths)} times within {RESTART_WINDOW_SECONDS:.0f} s"
+        return ""
 
-        A step that works can meet any number of deadly rows.
-        """
+    def forgive(self) -> None:
+        """Forget deaths: a deadly batch has harmless rows, so the step as such works."""
         self._deaths.clear()
 
     def finish(self) -> None:

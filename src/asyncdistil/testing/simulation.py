@@ -293,8 +293,10 @@ class Simulation:
 
     def _die(self, number: WorkerId) -> None:
         worker = self._workers.pop(number)
-        if worker.outbox:
-            self._pass_on(number, list(worker.outbox))
+        # Workers bundle what they send, so the newest messages may die with them.
+        sent = list(worker.outbox)[: self._random.randint(0, len(worker.outbox))]
+        if sent:
+            self._pass_on(number, sent)
         self.machine.lost(number, "it was killed by the simulation")
 
     def _work(self, number: WorkerId) -> None:
