@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +34,39 @@ def generations(
 
 def chats(server: ModelServer) -> int:
     return sum(recorded.path.endswith("/chat/completions") for recorded in server.requests)
+
+
+_opened_here: list[str] = []
+
+
+def _note_opened(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and str(arguments[0]).endswith(".adm"):
+        _opened_here.append(Path(arguments[0]).name)
+
+
+@pytest.fixture
+def opened_here() -> list[str]:
+    """Memo segments that this process, the supervisor's, opens: it does so only to sync them."""
+    if _note_opened not in _hooks:
+        _hooks.append(_note_opened)
+        sys.addaudithook(_note_opened)  # for the life of the process
+    _opened_here.clear()
+    return _opened_here
+
+
+_hooks: list[Any] = []
+
+
+def test_the_supervisor_syncs_every_segment_that_workers_write(
+    cache: Path, opened_here: list[str]
+) -> None:
+    with ModelServer() as server:
+        generations(cache, server, name="one")
+        assert opened_here == ["0000000001.adm"]
+        generations(cache, server, name="two")
+        assert opened_here == ["0000000001.adm"]
+        generations(cache, server, name="two", use_cache=False)
+        assert opened_here == ["0000000001.adm", "0000000002.adm"]
 
 
 def test_another_pipeline_pays_for_nothing_that_one_of_this_cache_has_asked(cache: Path) -> None:

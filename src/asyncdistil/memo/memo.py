@@ -115,18 +115,22 @@ class Memo:
         """
         name = name_of(key.digest, sample)
         with self._lock:
-            tried = None
-            for attempt in range(_TRIES):
+            place = self._catalogue.index.find(name)
+            if place is not None:
+                found = self._body(place, name, key.preimage, own_run)
+                if found is not None:
+                    return found
+            recently = time.monotonic() - self._looked_seconds < REFRESH_SECONDS
+            for _ in range(_TRIES):
+                if recently and not self._shelf.stale:
+                    break
+                self.refresh()
+                recently, tried = True, place
                 place = self._catalogue.index.find(name)
                 if place is not None and place != tried:
                     found = self._body(place, name, key.preimage, own_run)
                     if found is not None:
                         return found
-                    tried = place
-                looked = attempt or time.monotonic() - self._looked_seconds < REFRESH_SECONDS
-                if looked and not self._shelf.stale:
-                    break
-                self.refresh()
             return None
 
     def put(self, key: Key, sample: int, body: bytes) -> None:
