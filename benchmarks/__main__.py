@@ -27,13 +27,13 @@ _MACHINERY = frozenset(
 
 
 def questions() -> dict[str, ModuleType]:
-    """Modules that ask something: those with a function `measure`, by name."""
+    """Modules that ask something: those with a function `answer`, by name."""
     found = {}
     for module in pkgutil.iter_modules(benchmarks.__path__):
         if module.name in _MACHINERY or module.ispkg:
             continue
         loaded = importlib.import_module(f"benchmarks.{module.name}")
-        if hasattr(loaded, "measure"):
+        if hasattr(loaded, "answer"):
             found[module.name] = loaded
     return found
 
@@ -60,6 +60,7 @@ def main() -> int:
         choices=("all", "installed", "none"),
         help="all installs missing ones (default); --fast leaves them out unless told",
     )
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where results are written")
     parser.add_argument(
         "--publish",
         nargs="+",
@@ -102,7 +103,7 @@ def _measure(chosen: dict[str, ModuleType], options: argparse.Namespace) -> int:
             say=lambda line: print(line, flush=True),
         )
         started = time.monotonic()
-        module.measure(bench)
+        module.answer(bench)
         results["questions"].append(
             {
                 "name": name,
@@ -117,21 +118,21 @@ def _measure(chosen: dict[str, ModuleType], options: argparse.Namespace) -> int:
             for column, kept in case.columns.items()
             if kept.note and kept.subject in ("ours", "floor")
         ]
-        _write(results)
+        _write(results, options.output)
     print("\n" + markdown(results))
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _write(results: dict[str, Any]) -> None:
+def _write(results: dict[str, Any], output: Path) -> None:
     """After every question, so that an interrupted run keeps what it has."""
-    RESULTS.mkdir(exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     taken = results["environment"]["taken"].replace(":", "")
     commit = results["environment"]["commit"].split()[0]
     stem = f"{taken}-{commit}{'-fast' if results['fast'] else ''}"
-    (RESULTS / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (RESULTS / f"{stem}.md").write_text(markdown(results))
+    (output / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (output / f"{stem}.md").write_text(markdown(results))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from benchmarks.harness import Bench, Command
 from benchmarks.subjects.workload import sum_of
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """20,000 and 200,000 rows."""
     for count in bench.pick((20_000, 200_000), (500,)):
         parameters = {"count": count, "batch": 50}

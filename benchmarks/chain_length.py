@@ -6,7 +6,7 @@ from benchmarks.harness import Bench, Command
 from benchmarks.subjects.workload import sum_of
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """Chains of 1 to 16 steps; the figure is microseconds per row and step."""
     count = bench.pick(50_000, 200)
     for steps in bench.pick((1, 2, 4, 8, 16), (1, 4)):

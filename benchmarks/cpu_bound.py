@@ -6,7 +6,7 @@ from benchmarks.harness import Bench, Command
 from benchmarks.subjects.workload import sum_of
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """10,000 rows of 1 ms CPU each."""
     count = bench.pick(10_000, 200)
     parameters = {"count": count, "batch": 50, "milliseconds": 1, "replicas": 2}

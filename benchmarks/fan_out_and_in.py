@@ -6,7 +6,7 @@ from benchmarks.harness import Bench, Command
 from benchmarks.subjects.workload import sum_of
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """A loader, two or four branches, a step that joins them by row."""
     count = bench.pick(20_000, 200)
     for branches in bench.pick((2, 4), (2,)):

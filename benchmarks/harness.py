@@ -98,7 +98,7 @@ class Case:
 
 
 class Bench:
-    """Handed to the ``measure`` function of a question.
+    """Handed to the ``answer`` function of a question.
 
     Args:
         fast: Take one sample of each, with few rows: for correctness, not for figures.
@@ -156,8 +156,9 @@ class Bench:
                 column = case.columns.setdefault(command.column, Column(command.subject))
                 if column.note or (turn and spent[command.column] > self.budget_seconds):
                     continue
-                started = time.monotonic()
                 try:
+                    self._interpreter(command)
+                    started = time.monotonic()
                     sample = self._sample(command, turn, prepared)
                     _check(sample, expect or {})
                 except (NotInstalled, SampleFailed) as error:
@@ -216,9 +217,7 @@ class Bench:
             NotInstalled: The rival can't be installed; says why.
         """
         rival: Rival | None = RIVALS.get(command.subject)
-        interpreter = sys.executable
-        if rival is not None:
-            interpreter = str(interpreter_of(rival, say=self._say))
+        interpreter = self._interpreter(command)
         script = SUBJECTS / (rival.script if rival else f"{command.subject}.py")
         arguments = {**parameters, "directory": str(directory)}
         environment = {
@@ -249,6 +248,7 @@ class Bench:
             NotInstalled: The rival can't be installed; says why.
             SampleFailed: It failed, or did not end in time.
         """
+        self._interpreter(command)
         load = os.getloadavg()[0]
         started = time.monotonic()
         process = self.start(command, directory, parameters)
@@ -266,6 +266,10 @@ class Bench:
         if peak is not None:
             sample["peak_pss_mb"] = peak / 1e6
         return sample
+
+    def _interpreter(self, command: Command) -> str:
+        rival = RIVALS.get(command.subject)
+        return sys.executable if rival is None else str(interpreter_of(rival, say=self._say))
 
     def _sample(self, command: Command, turn: int, prepared: dict[str, Path]) -> dict[str, Any]:
         """One sample, after its preparation."""

@@ -9,7 +9,7 @@ from benchmarks.harness import Bench, Command
 from benchmarks.subjects.workload import sum_of
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """200,000 rows of 2 KB in batches of 50 through three steps."""
     count = bench.pick(200_000, 500)
     parameters = {"count": count, "batch": 50, "text_chars": 2_000}

@@ -9,7 +9,7 @@ from benchmarks.harness import Bench, Command
 from benchmarks.subjects.workload import sum_of
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """200,000 rows; each sample changes the last step to another one."""
     count = bench.pick(200_000, 300)
     parameters = {"count": count, "batch": 50, "change_last": True}

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.harness import SUBJECTS, Bench
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """Batches of 50 small rows."""
     import pyperf
 

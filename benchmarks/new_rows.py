@@ -9,7 +9,7 @@ from benchmarks.harness import Bench, Command
 from benchmarks.subjects.workload import sum_of
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """100,000 rows, then 110,000."""
     count = bench.pick(100_000, 500)
     more = count // 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.harness import Bench, Command
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """One row through a loader and one step, imports included."""
     subjects = ("ours", "distilabel", "datatrove", "datasets", "ray", "floor")
     bench.compare(

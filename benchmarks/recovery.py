@@ -9,7 +9,7 @@ from __future__ import annotations
 from benchmarks.harness import Bench, Command
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """1,000 to 100,000 commits: with batches of 50 that many times 50 rows of one step."""
     for commits in bench.pick((1_000, 10_000, 100_000), (100,)):
         for clean in (False, True):

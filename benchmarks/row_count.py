@@ -6,7 +6,7 @@ from benchmarks.harness import Bench, Command
 from benchmarks.subjects.workload import sum_of
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """1,000 to 1,000,000 rows in batches of 50."""
     for count in bench.pick((1_000, 10_000, 100_000, 1_000_000), (200, 1_000)):
         parameters = {"count": count, "batch": 50}

@@ -6,7 +6,7 @@ from benchmarks.harness import Bench, Command
 from benchmarks.subjects.workload import sum_of
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """The same chain in each sync mode; the floor is the bare loop in that mode."""
     count = bench.pick(100_000, 200)
     commands = []

@@ -9,7 +9,7 @@ from benchmarks.harness import Bench, Command
 from benchmarks.subjects.workload import sum_of
 
 
-def measure(bench: Bench) -> None:
+def answer(bench: Bench) -> None:
     """200,000 and 1,000,000 rows, made once; each sample is a process of its own."""
     for count in bench.pick((200_000, 1_000_000), (300,)):
         # Batches of 1,000 only for what is made beforehand by distilabel: 50 would take minutes.
