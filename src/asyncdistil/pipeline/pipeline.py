@@ -16,6 +16,7 @@ from asyncdistil.batch import StepName
 from asyncdistil.errors import GraphError, ParameterError
 from asyncdistil.graph import Graph
 from asyncdistil.graph import stages as cut_into_stages
+from asyncdistil.graph.drawing import Box, Link, draw_svg
 from asyncdistil.pipeline.draft import group_names, set_parameters
 from asyncdistil.pipeline.options import Budget, LoadGroups, OnCorruption, RunOptions, SyncMode
 from asyncdistil.pipeline.packages import parsed
@@ -211,13 +212,7 @@ class Pipeline:
         Raises:
             GraphError: The groups cannot be loaded so.
         """
-        cut = cut_into_stages(self._graph, group_names(load_groups))
-        steps: list[list[str]] = [list(names) for names in cut]
-        last: list[list[str]] = [
-            [name for name in names if not set(self._graph.successors(name)) & set(names)]
-            for names in cut
-        ]
-        return steps, last
+        return _load_stages(self._graph, load_groups)
 
     def get_runtime_parameters_info(self) -> dict[str, list[dict[str, Any]]]:
         """Describe the runtime parameters of every step: name, whether optional, description."""
@@ -232,6 +227,17 @@ class Pipeline:
             ParameterError: A value is of the wrong type.
         """
         set_parameters(self._steps, parameters)
+
+    def draw(self, path: str | os.PathLike[str] = "pipeline.svg") -> Path:
+        """Write the graph as an SVG picture; notebooks show it by themselves."""
+        file = Path(path)
+        file.write_text(self._repr_html_(), encoding="utf-8")
+        return file
+
+    def _repr_html_(self) -> str:
+        boxes = [Box(name, f"{self._steps[name].kind()} step") for name in self._graph.order()]
+        links = [Link(a, b, self._graph.is_routed(a, b)) for a, b in self._graph.edges]
+        return draw_svg(boxes, links)
 
     # --- runs ---------------------------------------------------------------------------------
 
@@ -396,6 +402,17 @@ def _options(
     if parameters:
         pipeline.set_runtime_parameters(parameters)
     return replace(options, parameters=None)
+
+
+def _load_stages(
+    graph: Graph, load_groups: LoadGroups | None
+) -> tuple[list[list[str]], list[list[str]]]:
+    cut = cut_into_stages(graph, group_names(load_groups))
+    steps: list[list[str]] = [list(names) for names in cut]
+    last: list[list[str]] = [
+        [name for name in names if not set(graph.successors(name)) & set(names)] for names in cut
+    ]
+    return steps, last
 
 
 def _automatic_name(steps: Iterable[str]) -> str:
