@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import threading
 from typing import Any
 
@@ -187,9 +188,13 @@ def test_inside_a_worker_the_supervisor_is_asked(server: ModelServer, loaded: An
     assert observation.latency_seconds > 0
 
 
+_names = itertools.count()
+
+
 def endpoint(**kwargs: Any) -> Endpoint:
     patience = Patience(first_wait_seconds=0.001, longest_wait_seconds=0.001, **kwargs)
-    return Endpoint("test http://nowhere -", RateLimits(concurrent=4), patience)
+    # Pools are one per name and process: a breaker that one test opened must not close another.
+    return Endpoint(f"test http://nowhere {next(_names)}", RateLimits(concurrent=4), patience)
 
 
 async def test_an_outage_stops_the_run_instead_of_failing_its_rows() -> None:

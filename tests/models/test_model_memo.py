@@ -234,6 +234,21 @@ def test_a_rehearsal_taken_up_again_finds_its_answers(
     assert server.stats.requests == 10
 
 
+def test_who_stops_waiting_for_the_servers_name_ends_it_for_nobody(loaded: Any, memo: Memo) -> None:
+    with ModelServer() as server:
+        llm = loaded(model(server))
+
+        async def impatient() -> list[Any]:
+            tasks = [asyncio.ensure_future(llm.agenerate_outputs([chat(f"{n}")])) for n in range(3)]
+            await asyncio.sleep(0)
+            tasks[0].cancel()
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+        _, *others = asyncio.run(impatient())
+        assert all(o[0]["generations"][0] for o in others)
+        assert llm._memoized.reported
+
+
 def test_no_key_of_a_service_is_in_the_memo(
     server: ModelServer, loaded: Any, memo: Memo, tmp_path: Path
 ) -> None:

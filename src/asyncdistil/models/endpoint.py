@@ -67,7 +67,9 @@ class Endpoint:
                 return answer
             except RequestFailed as failed:
                 trouble = self._reconsidered(failed.trouble)
-                if trouble.error is ModelUnavailable and self._silent_since is None:
+                if trouble.error is not ModelUnavailable:
+                    self._silent_since = None  # it may refuse, but it is there
+                elif self._silent_since is None:
                     self._silent_since = sent_at
                 seen = _observation(trouble)
             finally:

@@ -7,6 +7,7 @@ what went wrong as a `Trouble` in which no secret stands. It does not retry.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import weakref
 import zlib
@@ -177,14 +178,21 @@ class HttpClient:
         except (TimeoutError, aiohttp.ClientError, OSError):
             return ""
 
-    async def close_all(self) -> None:
-        """Close the connections of every loop that is still running, each on its own loop."""
+    def close(self) -> None:
+        """Close the connections of every loop, from any thread and without waiting."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
         for loop, session in list(self._sessions.items()):
             del self._sessions[loop]
-            if loop is asyncio.get_running_loop():
-                await session.close()
+            if loop is here:
+                _close_at_once(session)
             elif loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))
+                loop.call_soon_threadsafe(_close_at_once, session)
+            else:
+                with contextlib.suppress(RuntimeError):  # "Event loop is closed"
+                    _close_at_once(session)
 
     def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -290,6 +298,21 @@ class HttpClient:
             text=text,
             wall_seconds=time.time(),
         )
+
+
+def _close_at_once(session: aiohttp.ClientSession) -> None:
+    """Close a session's sockets now.
+
+    A task would not do: the loop may be in its last turn. The first step of the coroutine closes;
+    what it would wait for after that is only the transports' own farewell.
+    """
+    closing = session.close()
+    try:
+        closing.send(None)
+    except StopIteration:
+        return
+    finally:
+        closing.close()
 
 
 def _proxy_for(url: str) -> str | None:

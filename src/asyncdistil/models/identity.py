@@ -26,6 +26,8 @@ OPERATIONAL = frozenset(
         "rate_limit_patience_seconds",
         "deadline_seconds",
         "max_reply_bytes",
+        "start_seconds",
+        "texts_per_request",
         "price",
         "stream",
         "verbose",

@@ -166,7 +166,7 @@ class Memoized:
     _flights: dict[tuple[asyncio.AbstractEventLoop, Key, tuple[int, ...]], _Flight] = field(
         default_factory=dict
     )
-    _probe: asyncio.Task[str] | None = None
+    _probe: asyncio.Task[None] | None = None
 
     async def probe(self, ask: Callable[[], Awaitable[str]]) -> None:
         """Find out once whether a stand-in answers, so that its earlier answers are found again.
@@ -175,12 +175,15 @@ class Memoized:
             ask: Asks the server for its name.
         """
         if self._probe is None:
-            self._probe = asyncio.ensure_future(ask())
-            name = await self._probe
-            if name.startswith(STAND_IN):
-                self.reported = name
-        elif not self._probe.done() and self._probe.get_loop() is asyncio.get_running_loop():
+            self._probe = asyncio.ensure_future(self._learn_name(ask))
+        if not self._probe.done() and self._probe.get_loop() is asyncio.get_running_loop():
+            # Who stops waiting must not end it for the others.
             await asyncio.wait([self._probe])
+
+    async def _learn_name(self, ask: Callable[[], Awaitable[str]]) -> None:
+        name = await ask()
+        if name.startswith(STAND_IN):
+            self.reported = name
 
     async def samples(
         self,

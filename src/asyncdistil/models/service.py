@@ -1,7 +1,7 @@
 """What every model behind a network service has in common: fields, key, client, permits."""
 
-import asyncio
 import hashlib
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -10,7 +10,6 @@ from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, SecretStr
 
 from asyncdistil.errors import ParameterError
 from asyncdistil.mixins.runtime_parameters import HasRuntimeParameters
-from asyncdistil.models import loop
 from asyncdistil.models.endpoint import Endpoint
 from asyncdistil.models.http import MAX_REPLY_BYTES, HttpClient
 from asyncdistil.models.identity import public_url
@@ -20,6 +19,9 @@ from asyncdistil.models.retry import Patience
 from asyncdistil.transport.brokers import RateLimits
 
 T = TypeVar("T")
+
+_log = logging.getLogger("asyncdistil.models")
+_unpriced: set[tuple[str, str]] = set()  # models that this was said of
 
 
 class Service(HasRuntimeParameters):
@@ -158,16 +160,8 @@ class Service(HasRuntimeParameters):
     def _disconnect(self) -> None:
         """Close what `_connect` opened; called by ``unload``, on any thread."""
         client, self._client, self._endpoint = self._client, None, None
-        if client is None:
-            return
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            loop.run(client.close_all())
-        else:
-            task = running.create_task(client.close_all())
-            _closing.add(task)
-            task.add_done_callback(_closing.discard)
+        if client is not None:
+            client.close()
 
     async def _call(self, send: Callable[[], Awaitable[tuple[T, int]]]) -> T:
         """Send through the endpoint: permits, tries, refusals."""
@@ -178,7 +172,15 @@ class Service(HasRuntimeParameters):
     def _price(self, model: str) -> Price:
         if self.price is not None:
             return Price(*self.price)
-        return price_of(self._price_list(), model) or FREE
+        found = price_of(self._price_list(), model)
+        if found is None and (self.provider, model) not in _unpriced:
+            _unpriced.add((self.provider, model))
+            _log.info(
+                "no price is known for %s %r: its calls count as free; pass `price` to change that",
+                self.provider,
+                model,
+            )
+        return found or FREE
 
     def _price_list(self) -> str:
         """Whose list prices hold."""
@@ -190,7 +192,3 @@ class Service(HasRuntimeParameters):
         private = dict(state["__pydantic_private__"] or {})
         private.update(_client=None, _endpoint=None)
         return {**state, "__pydantic_private__": private}
-
-
-# Tasks that only the loop refers to may be collected before they ran.
-_closing: set[asyncio.Task[None]] = set()

@@ -9,6 +9,16 @@ from asyncdistil.models.embeddings.base import Embeddings
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.sdk import require
 
+_OPTIONAL = (
+    "prompts",
+    "default_prompt_name",
+    "revision",
+    "truncate_dim",
+    "model_kwargs",
+    "tokenizer_kwargs",
+    "config_kwargs",
+)
+
 
 class SentenceTransformerEmbeddings(Embeddings, CudaDevices):
     """A model of the sentence-transformers kind.
@@ -61,18 +71,14 @@ class SentenceTransformerEmbeddings(Embeddings, CudaDevices):
             extra="transformers",
             needed_by="SentenceTransformerEmbeddings",
         )
+        # Left out where not set: newer versions rename some of them.
+        given = {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
         self._model = package.SentenceTransformer(
             self.model,
             device=self.device,
-            prompts=self.prompts,
-            default_prompt_name=self.default_prompt_name,
             trust_remote_code=self.trust_remote_code,
-            revision=self.revision,
             token=None if self.token is None else self.token.get_secret_value(),
-            truncate_dim=self.truncate_dim,
-            model_kwargs=self.model_kwargs,
-            tokenizer_kwargs=self.tokenizer_kwargs,
-            config_kwargs=self.config_kwargs,
+            **given,
         )
 
     def unload(self) -> None:

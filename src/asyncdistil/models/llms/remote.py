@@ -194,7 +194,7 @@ class RemoteLLM(Service, AsyncLLM):
         try:
             return await client.server_name("/models", timeout_seconds=_PROBE_SECONDS)
         finally:
-            await client.close_all()
+            client.close()
 
     @staticmethod
     def _one_by_one(fetch: memoized.Fetch) -> memoized.Fetch:
