@@ -235,9 +235,7 @@ class Pipeline:
         return file
 
     def _repr_html_(self) -> str:
-        boxes = [Box(name, f"{self._steps[name].kind()} step") for name in self._graph.order()]
-        links = [Link(a, b, self._graph.is_routed(a, b)) for a, b in self._graph.edges]
-        return draw_svg(boxes, links)
+        return _picture(self._graph, self._steps)
 
     # --- runs ---------------------------------------------------------------------------------
 
@@ -357,8 +355,7 @@ class Pipeline:
     ) -> Distiset:
         """Run the pipeline on a few rows of each generator, logged under a name of its own.
 
-        Model answers are paid for and kept, so they serve the real run. The steps stay as they
-        are, ``parameters`` count for this run only.
+        Answers are paid for and kept for the real run; ``parameters`` count for this run only.
 
         Args:
             parameters: As for `run`.
@@ -402,6 +399,11 @@ def _options(
     if parameters:
         pipeline.set_runtime_parameters(parameters)
     return replace(options, parameters=None)
+
+
+def _picture(graph: Graph, steps: Mapping[StepName, BaseStep]) -> str:
+    boxes = [Box(name, f"{steps[name].kind()} step") for name in graph.order()]
+    return draw_svg(boxes, [Link(a, b, graph.is_routed(a, b)) for a, b in graph.edges])
 
 
 def _load_stages(
