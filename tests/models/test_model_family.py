@@ -273,7 +273,7 @@ def test_a_managed_server_that_cannot_start_shows_its_last_words(loaded: Any) ->
 
 
 def test_a_managed_server_that_dies_stops_the_run(loaded: Any) -> None:
-    llm = loaded(Managed(model="m", max_retries=0))
+    llm = loaded(Managed(model="m"))
     llm.generate_outputs([chat("a")])
     process = psutil.Process(llm._server.pid)
     os.kill(process.pid, signal.SIGKILL)
