@@ -66,7 +66,7 @@ def main() -> int:
         nargs="+",
         type=Path,
         metavar="JSON",
-        help="measure nothing: write these results, later ones first, into docs/",
+        help="measure nothing: write these results into docs/; the first answer counts",
     )
     options = parser.parse_args()
     if options.publish:
