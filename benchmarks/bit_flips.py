@@ -5,6 +5,7 @@ it is read back and compared with what was written. The outcome is one of
 
 - *noticed*: an error was raised, or the data was right and a warning given;
 - *harmless*: no error, and every row came back as it was written;
+- *crashed*: the reader ended its process, by a signal or for want of memory;
 - *silently wrong*: no error, and other rows than were written: changed, missing or invented.
 
     python -m benchmarks.bit_flips            every 7th bit
@@ -14,6 +15,7 @@ it is read back and compared with what was written. The outcome is one of
 from __future__ import annotations
 
 import argparse
+import resource
 import sqlite3
 import sys
 import tempfile
@@ -26,14 +28,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asyncdistil.batch import RowSlice
+from asyncdistil.codec import encode_rows
 from asyncdistil.errors import LogError
-from asyncdistil.log import Store
+from asyncdistil.log import SegmentWriter, Store
 from asyncdistil.log import store as store_module
 from asyncdistil.log.names import store_root
 from asyncdistil.testing.disk import MemoryDisk
-from asyncdistil.testing.faults import LINEAGE, NAME, SegmentWriter, commit_of, encode_rows
+from asyncdistil.testing.faults import LINEAGE, NAME, commit_of, in_child
 
 ROWS = 40
+KINDS = {"n": "noticed", "h": "harmless", "s": "silently wrong"}
+_MOST_FLIPS = 50_000  # in a file; of a larger one fewer bits are flipped
+_MEMORY_BYTES = 4 << 30  # a length that was flipped must not take the machine down
 
 
 def rows() -> list[dict[str, Any]]:
@@ -191,20 +197,38 @@ class Ours:
 
 
 def trial(subject: Subject, every: int) -> Counter[str]:
-    """Flip every n-th bit, one at a time."""
-    expected = rows()
-    assert subject.read(subject.image) == expected, f"{subject.name} is wrong without any damage"
+    """Flip every n-th bit, one at a time, in a child: some readers end the process."""
+    assert subject.read(subject.image) == rows(), f"{subject.name} is wrong without any damage"
     outcomes: Counter[str] = Counter()
-    for bit in range(0, 8 * len(subject.image), every):
-        changed = bytearray(subject.image)
-        changed[bit // 8] ^= 1 << bit % 8
-        try:
-            found = subject.read(bytes(changed))
-        except Exception:
-            outcomes["noticed"] += 1
-        else:
-            outcomes["harmless" if found == expected else "silently wrong"] += 1
+    bit, last = 0, 8 * len(subject.image)
+    every = max(every, last // _MOST_FLIPS)
+    while bit < last:
+
+        def work(report: Callable[[bytes], None], start: int = bit) -> None:
+            resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            for position in range(start, last, every):
+                report(outcome(subject, position)[:1].encode())
+
+        died = in_child(work)
+        told = died.reports.partition(b"\n")[0].decode()
+        outcomes.update(KINDS[letter] for letter in told)
+        bit += every * len(told)
+        if bit < last:
+            outcomes["crashed"] += 1
+            bit += every
     return outcomes
+
+
+def outcome(subject: Subject, bit: int) -> str:
+    """What came of one flipped bit."""
+    changed = bytearray(subject.image)
+    changed[bit // 8] ^= 1 << bit % 8
+    try:
+        found = subject.read(bytes(changed))
+    except Exception:
+        return "noticed"
+    return "harmless" if found == rows() else "silently wrong"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -227,16 +251,19 @@ def main(arguments: list[str] | None = None) -> int:
             ours.subject(".ads", "asyncdistil segment"),
         ]
         print(f"pyarrow {pa.__version__}, SQLite {sqlite3.sqlite_version}, every {every}. bit\n")
-        print(f"| {'format':28} | {'bytes':>7} | {'flips':>7} | noticed | harmless | silently wrong |")
-        print(f"|{'-' * 30}|{'-' * 8}:|{'-' * 8}:|{'-' * 8}:|{'-' * 9}:|{'-' * 15}:|")
+        print(
+            f"| {'format':28} | {'bytes':>7} | {'flips':>7} | noticed | harmless | crashed | silently wrong |"
+        )
+        print(f"|{'-' * 30}|{'-' * 8}:|{'-' * 8}:|{'-' * 8}:|{'-' * 9}:|{'-' * 8}:|{'-' * 15}:|")
         wrong = 0
         for subject in subjects:
             outcomes = trial(subject, every)
             flips = outcomes.total()
-            shares = [outcomes[k] / flips for k in ("noticed", "harmless", "silently wrong")]
+            kinds = ("noticed", "harmless", "crashed", "silently wrong")
+            shares = [outcomes[kind] / flips for kind in kinds]
             print(
                 f"| {subject.name:28} | {len(subject.image):7,} | {flips:7,} | {shares[0]:7.1%} | "
-                f"{shares[1]:8.1%} | {shares[2]:14.2%} |",
+                f"{shares[1]:8.1%} | {shares[2]:7.2%} | {shares[3]:14.2%} |",
                 flush=True,
             )
             if subject.name.startswith("asyncdistil"):
