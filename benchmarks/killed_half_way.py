@@ -29,7 +29,7 @@ def answer(bench: Bench) -> None:
     name = f"{count:,} rows of 1 ms"
     pace = _pace(bench, parameters)
     subjects = ("ours", "distilabel", "datatrove", "datasets", "floor")
-    commands = [Command(subject, "calls", parameters, limit_seconds=60) for subject in subjects]
+    commands = [Command(subject, "calls", parameters, limit_seconds=40) for subject in subjects]
     failed: set[str] = set()
     for turn in range(bench.repeats):
         kill_at = int(count * _PARTS[turn % len(_PARTS)])

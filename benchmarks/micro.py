@@ -22,7 +22,7 @@ def answer(bench: Bench) -> None:
     directory = bench.directory()
     try:
         output = directory / "micro.json"
-        speed = ("--debug-single-value",) if bench.fast else ("--processes=5", "--values=3")
+        speed = ("--debug-single-value",) if bench.fast else ("--processes=5", "--values=1")
         run = subprocess.run(
             [sys.executable, str(SUBJECTS / "micro.py"), *speed, "--quiet", "-o", str(output)],
             capture_output=True,

@@ -21,14 +21,12 @@ _STYLE = """
   .title { font-weight: 600 } .small { font-size: 11px; fill: #59636e }
   .rail { stroke: #d1d9e0; stroke-width: 1 }
   .ours { fill: #0969da } .rival { fill: #bc4c00 } .floor { fill: #59636e }
-  line.ours { stroke: #0969da } line.rival { stroke: #bc4c00 } line.floor { stroke: #59636e }
   text.ours { fill: #0969da; font-weight: 600 }
   text.rival, text.floor { fill: #1f2328 }
   @media (prefers-color-scheme: dark) {
     text, text.rival, text.floor { fill: #e6edf3 } .small { fill: #9198a1 }
     .rail { stroke: #3d444d } .ours, text.ours { fill: #4493f8 } .rival { fill: #f0883e }
-    .floor { fill: #9198a1 } line.ours { stroke: #4493f8 } line.rival { stroke: #f0883e }
-    line.floor { stroke: #9198a1 }
+    .floor { fill: #9198a1 }
   }
 """
 
@@ -58,8 +56,8 @@ def picture(results: Mapping[str, Any], chosen: Sequence[tuple[str, str, str, st
         _text(
             12,
             38,
-            f"each axis is logarithmic; {where['machine']}; {where['python']}; commit "
-            f"{where['commit']}",
+            f"logarithmic axes; {where['machine']}; {where['python']}; commit {where['commit']}; "
+            f"load average when it began {where['load_average'][0]:.1f}",
             "small",
         ),
     ]
@@ -101,8 +99,6 @@ def _drawn(panel: _Panel, top: int) -> list[str]:
         shown = "asyncdistil" if name == "ours" else name
         parts += [
             f'<line class="rail" x1="{_LEFT}" y1="{y}" x2="{_LEFT + room}" y2="{y}"/>',
-            f'<line class="{kind}" x1="{_LEFT}" y1="{y}" x2="{x:.1f}" y2="{y}" '
-            'stroke-width="2" stroke-opacity="0.45"/>',
             f'<circle class="{kind}" cx="{x:.1f}" cy="{y}" r="5"/>',
             _text(24, y + 4, shown, kind),
             _text(x + 10, y + 4, f"{number(value)} {panel.unit}", kind),
