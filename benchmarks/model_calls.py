@@ -15,22 +15,27 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import uvloop
 
 from asyncdistil.models import OpenAILLM
 
+if TYPE_CHECKING:
+    from benchmarks.harness import Bench
+
 GOAL = 1.05
 
 
 @contextmanager
-def service(latency_seconds: float, sigma: float) -> Any:
+def service(latency_seconds: float, sigma: float, concurrent_limit: int = 0) -> Any:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "asyncdistil.testing.model_server"),
             *("--latency", str(latency_seconds), "--sigma", str(sigma)),
+            *("--concurrent-limit", str(concurrent_limit)),
         ],
         stdout=subprocess.PIPE,
         text=True,
@@ -82,6 +87,27 @@ def measure(run: Callable[[], Awaitable[None]]) -> tuple[float, float]:
         wall, cpu = time.perf_counter(), time.process_time()
         runner.run(run())  # type: ignore[arg-type]
         return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def answer(bench: Bench) -> None:
+    """64 and 256 in flight, then 256 against a service that answers 429 above 64.
+
+    The floor of the last knows that limit beforehand and stays below it.
+    """
+    figures = {"seconds": "s", "cpu_microseconds_per_request": "µs"}
+    latency = bench.pick(0.25, 0.01)
+    for in_flight, limit, count in bench.pick(
+        ((64, 0, 1_000), (256, 0, 2_000), (256, 64, 1_000)), ((16, 0, 100), (32, 16, 100))
+    ):
+        name = f"{count:,} prompts, {in_flight} in flight"
+        name += f", 429 above {limit}" if limit else ""
+        with service(latency, 0.25, limit) as url:
+            for _ in range(bench.repeats):
+                for column, side in (("ours", ours), ("floor", bare)):
+                    width = limit if limit and column == "floor" else in_flight
+                    wall, cpu = measure(partial(side, url, count, width))
+                    per_request = {"cpu_microseconds_per_request": cpu / count * 1e6}
+                    bench.record(name, column, {"seconds": wall, **per_request}, figures=figures)
 
 
 def main() -> None:

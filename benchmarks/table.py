@@ -24,10 +24,11 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines += [f"### {question['question']}", ""]
         for cases in _alike(question["cases"]):
             lines += [*_table(cases), ""]
-    lines += ["### Caveats", ""]
-    for name, rival in RIVALS.items():
-        if name in subjects:
-            lines += [f"**{name}.** {rival.caveats}", ""]
+    caveats = [f"**{name}.** {each.caveats}" for name, each in RIVALS.items() if name in subjects]
+    if caveats:
+        lines += ["### Caveats", ""]
+    for paragraph in caveats:
+        lines += [paragraph, ""]
     return "\n".join(lines)
 
 
