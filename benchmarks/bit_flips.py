@@ -251,9 +251,8 @@ def main(arguments: list[str] | None = None) -> int:
             ours.subject(".ads", "asyncdistil segment"),
         ]
         print(f"pyarrow {pa.__version__}, SQLite {sqlite3.sqlite_version}, every {every}. bit\n")
-        print(
-            f"| {'format':28} | {'bytes':>7} | {'flips':>7} | noticed | harmless | crashed | silently wrong |"
-        )
+        head = "noticed | harmless | crashed | silently wrong |"
+        print(f"| {'format':28} | {'bytes':>7} | {'flips':>7} | {head}")
         print(f"|{'-' * 30}|{'-' * 8}:|{'-' * 8}:|{'-' * 8}:|{'-' * 9}:|{'-' * 8}:|{'-' * 15}:|")
         wrong = 0
         for subject in subjects:

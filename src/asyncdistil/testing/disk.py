@@ -10,6 +10,7 @@ while reads still show the lost bytes until the cache is dropped.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -136,11 +137,12 @@ class MemoryDisk:
     def fsync_dir(self, path: Path) -> None:
         """Store the names in a directory."""
         self.before("fsync_dir", path)
-        for name in [n for n in self._stored_names if n.parent == path]:
+        folder = str(path)
+        for name in [n for n in self._stored_names if _folder(n) == folder]:
             if name not in self._names:
                 del self._stored_names[name]
         for name, inode in self._names.items():
-            if name.parent == path:
+            if _folder(name) == folder:
                 self._stored_names[name] = inode
 
     def replace(self, source: Path, target: Path) -> None:
@@ -167,7 +169,8 @@ class MemoryDisk:
 
     def listdir(self, path: Path) -> list[str]:
         """Names in a directory."""
-        return [name.name for name in self._names if name.parent == path and name != path]
+        folder = str(path)
+        return [name.name for name in self._names if _folder(name) == folder and name.name]
 
     def try_lock(self, fd: int) -> bool:
         """Lock an inode for a descriptor."""
@@ -225,7 +228,8 @@ class MemoryDisk:
             disk._names[name] = inode
         # A name whose directory did not make it is out of reach.
         for name in sorted(disk._names, key=lambda path: len(path.parts)):
-            if name.parent != name.parent.parent and name.parent not in disk._names:
+            parent = _parent(name)
+            if parent.name and parent not in disk._names:
                 del disk._names[name]
         disk._stored_names = dict(disk._names)
         return disk
@@ -250,6 +254,16 @@ class MemoryDisk:
         self._next_fd += 1
         self._handles[self._next_fd] = _Handle(inode, path)
         return self._next_fd
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _parent(name: Path) -> Path:
+    """Directory of a name; asked for every name again and again."""
+    return name.parent
+
+
+def _folder(name: Path) -> str:
+    return str(_parent(name))
 
 
 def _store(target: bytearray, inode: _Inode, sectors: set[int], length: int) -> None:
