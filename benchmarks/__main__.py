@@ -103,7 +103,11 @@ def _measure(chosen: dict[str, ModuleType], options: argparse.Namespace) -> int:
             say=lambda line: print(line, flush=True),
         )
         started = time.monotonic()
-        module.answer(bench)
+        try:
+            module.answer(bench)
+        except Exception as error:
+            # The other questions may still be answered.
+            failures.append(f"{name}: {type(error).__name__}: {error}")
         results["questions"].append(
             {
                 "name": name,
