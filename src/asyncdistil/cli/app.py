@@ -35,6 +35,26 @@ CacheDir = Annotated[
         show_default="~/.cache/asyncdistil",
     ),
 ]
+Script = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SCRIPT_OR_YAML", help="A Python script, or a YAML file with a pipeline."
+    ),
+]
+Arguments = Annotated[
+    list[str] | None, typer.Argument(metavar="[-- ARGS]", help="For the script.")
+]
+Param = Annotated[
+    list[str] | None,
+    typer.Option(metavar="STEP.KEY=VALUE", help="Set a runtime parameter; may be repeated."),
+]
+Which = Annotated[
+    str | None,
+    typer.Option("--pipeline", metavar="NAME", help="Which pipeline, if there are several."),
+]
+Stored = Annotated[
+    str, typer.Argument(metavar="RUN", help="A pipeline's name, a run's id, or NAME@ID.")
+]
 Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")]
 
 
@@ -110,6 +130,130 @@ def run(
             as_json=as_json,
             verbose=verbose,
         )
+
+
+@app.command()
+def plan(
+    script: Script,
+    arguments: Arguments = None,
+    param: Param = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="As if everything were computed anew.")
+    ] = False,
+    pipeline: Which = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a run would replay, compute and call; runs nothing."""
+    with told(debug=debug, as_json=as_json, hide=str(script)):
+        from asyncdistil.cli import planned
+
+        planned.plan(
+            script,
+            arguments or (),
+            parameters=param or (),
+            pipeline_name=pipeline,
+            use_cache=not no_cache,
+            as_json=as_json,
+        )
+
+
+@app.command()
+def explain(
+    script: Script,
+    step: Annotated[str, typer.Argument(help="Name of the step.")],
+    arguments: Arguments = None,
+    row: Annotated[
+        int | None, typer.Option(help="Show where row N of the step's last output came from.")
+    ] = None,
+    param: Param = None,
+    pipeline: Which = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what changed in a step since it was stored."""
+    with told(debug=debug, as_json=as_json, hide=str(script)):
+        from asyncdistil.cli import explained
+
+        explained.explain(
+            script,
+            step,
+            arguments or (),
+            parameters=param or (),
+            pipeline_name=pipeline,
+            row=row,
+            as_json=as_json,
+        )
+
+
+@app.command("inspect")
+def inspect_run(
+    run: Stored,
+    step: Annotated[str | None, typer.Argument(help="Name of a step.")] = None,
+    head: Annotated[int | None, typer.Option(min=1, help="Show the first N rows.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Show N rows from all over.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Show columns and types.")] = False,
+    where: Annotated[
+        str | None, typer.Option(metavar="EXPR", help="Only rows like: score > 3.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Write the rows to a .parquet file.")] = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show stored rows, while a run goes on too."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import inspected
+
+        inspected.inspect(
+            run,
+            step,
+            cache_dir,
+            head=head,
+            sample=sample,
+            schema=schema,
+            where=where,
+            to=to,
+            as_json=as_json,
+        )
+
+
+@app.command()
+def failures(
+    run: Stored,
+    step: Annotated[str | None, typer.Option(help="Of this step only.")] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="With traceback or raw reply.")
+    ] = False,
+    rows: Annotated[bool, typer.Option("--rows", help="With the input rows.")] = False,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the rows that failed, and why."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import failed
+
+        failed.failures(
+            run, cache_dir, step=step, details=details, with_rows=rows, as_json=as_json
+        )
+
+
+@app.command()
+def report(
+    run: Stored,
+    to: Annotated[
+        Path | None, typer.Option(help="File to write.", show_default="PIPELINE-report.html")
+    ] = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a page about a run: graph, figures, failures, rows."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import reported
+
+        reported.report(run, to, cache_dir, as_json=as_json)
 
 
 @app.command()

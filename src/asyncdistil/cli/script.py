@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from asyncdistil.cli.ending import UsageError
 
 if TYPE_CHECKING:
+    from asyncdistil.cli.planned import StopAtRun
     from asyncdistil.cli.progress import ProgressDisplay
     from asyncdistil.pipeline import Pipeline
 
@@ -52,7 +53,7 @@ def _value(text: str) -> Any:
 def run_script(
     path: Path,
     arguments: Sequence[str],
-    display: ProgressDisplay,
+    display: ProgressDisplay | StopAtRun,
     *,
     pipeline_name: str | None = None,
     as_json: bool = False,

@@ -488,7 +488,7 @@ class _Teller:
             return f"rows of {', '.join(above)} are to come"
         if step.kind == "generator" and step.data_identity is None:
             return "nothing tells what its data is: it runs every time"
-        if outlook.rehearsal.failed(step.name) == 0 and self._failed_before(step):
+        if not above and self._failed_before(step):
             return "rows that failed are tried again"
         return "these rows were not finished" if outlook.resumes else "these rows are new"
 

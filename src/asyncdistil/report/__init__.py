@@ -1,1 +1,5 @@
-"""The report room; its front door is written with the room."""
+"""The report room: pages about runs, for people."""
+
+from asyncdistil.report.page import page_of
+
+__all__ = ["page_of"]

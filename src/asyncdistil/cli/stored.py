@@ -1,0 +1,63 @@
+"""Finding a stored run by what a user calls it: the name of its pipeline, or its id."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from difflib import get_close_matches
+from pathlib import Path
+
+from asyncdistil.cli.ending import UsageError
+from asyncdistil.log import StoreReader, stores
+from asyncdistil.supervisor.stored_run import StoredRun
+
+_SHORTEST_ID = 4
+
+
+def folder_of(cache_dir: Path | None) -> Path:
+    """The cache directory that was named, or the usual one."""
+    if cache_dir is not None:
+        return cache_dir.expanduser().absolute()
+    from asyncdistil.pipeline import Pipeline
+
+    return Pipeline("any").cache_dir
+
+
+def opened_run(wanted: str, cache_dir: Path | None) -> tuple[str, StoredRun]:
+    """Open the newest run of a pipeline, or a run by how its id begins.
+
+    Args:
+        wanted: Name of a pipeline, the first digits of a run's id, or ``NAME@ID``.
+        cache_dir: Where to look.
+
+    Returns:
+        The name of the pipeline, and the run; close it.
+
+    Raises:
+        UsageError: Nothing is stored under that name.
+        UnknownRun: The pipeline has no such run.
+    """
+    folder = folder_of(cache_dir)
+    names = [label for _, label in stores(folder) if label is not None]
+    name, at, run = wanted.rpartition("@")
+    if wanted in names or not at:
+        name, run = wanted, ""
+    found = StoredRun.open(folder, name, run)
+    if found is not None:
+        return name, found
+    if not at and len(wanted) >= _SHORTEST_ID:
+        for candidate in names:
+            if _has_run(folder, candidate, wanted):
+                found = StoredRun.open(folder, candidate, wanted)
+                assert found is not None
+                return candidate, found
+    close = get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "`asyncdistil cache ls` lists them"
+    raise UsageError(f"nothing is stored under the name {name!r} in {folder}: {hint}")
+
+
+def _has_run(folder: Path, name: str, run: str) -> bool:
+    reader = StoreReader.open(folder, name)
+    if reader is None:
+        return False
+    with closing(reader):
+        return any(begin.run.startswith(run) for begin, _ in reader.runs())
