@@ -62,6 +62,7 @@ def serve(channel: Channel, load: Load, segment_fd: int, lifeline: Lifeline) -> 
         channel.send(Fatal(type(error).__name__, scrubber.text(str(error))))
         await_finish(mailbox)
     except SystemExit:
+        bench.outbox.flush()  # what was finished before counts
         if load.role == "step":
             unload_quietly(bench.step.unload)
         raise
