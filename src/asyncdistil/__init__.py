@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from asyncdistil.compat.hooks import install as _install
+
 if TYPE_CHECKING:
     from asyncdistil.distiset import Distiset
     from asyncdistil.errors import AsyncDistilError
@@ -71,6 +73,10 @@ __all__ = [
     "sample_n_steps",
     "step",
 ]
+
+
+# Import paths of distilabel that have no module here; it costs two small objects.
+_install()
 
 
 def __getattr__(name: str) -> Any:

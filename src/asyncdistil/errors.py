@@ -39,6 +39,8 @@ machine, ``ModelError`` the owner of the service, ``RunStopped`` nobody: run it 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 
 class AsyncDistilError(Exception):
     """Root of the tree."""
@@ -190,3 +192,12 @@ class ModelOutage(ModelUnavailable):
 
 class ModelReplyError(ModelError):
     """A reply arrived and could not be understood."""
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Names that distilabel has in this module; type checkers are not to see them."""
+        from asyncdistil.compat.aliases import old_names
+
+        return old_names(__name__)(name)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from asyncdistil.batch import Row
+
+# A package in distilabel: its modules are found below this one by name only.
+__path__: list[str] = []
 
 
 class StepInputMark:
@@ -31,3 +34,12 @@ StepColumns: TypeAlias = list[str] | dict[str, bool]
 """Columns by name; the dict says for each whether it is required."""
 
 __all__ = ["GeneratorStepOutput", "StepColumns", "StepInput", "StepOutput"]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Names that distilabel has in this module; type checkers are not to see them."""
+        from asyncdistil.compat.aliases import old_names
+
+        return old_names(__name__)(name)

@@ -12,7 +12,7 @@ import difflib
 import logging
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, GetCoreSchemaHandler, SecretBytes, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -261,3 +261,12 @@ def call_to_write(step: str, missing: Iterable[str]) -> str:
             node = node.setdefault(part, {})
         node[last] = ...
     return f"pipeline.run(parameters={{{step!r}: {tree!r}}})".replace("Ellipsis", "...")
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Names that distilabel has in this module; type checkers are not to see them."""
+        from asyncdistil.compat.aliases import old_names
+
+        return old_names(__name__)(name)

@@ -107,7 +107,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from asyncdistil.compat.aliases import old_names
+
+        return old_names(__name__)(name)
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 

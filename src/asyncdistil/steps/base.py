@@ -347,3 +347,12 @@ def _secrets_in(value: object) -> Iterator[str]:
         case dict():
             for item in value.values():
                 yield from _secrets_in(item)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Names that distilabel has in this module; type checkers are not to see them."""
+        from asyncdistil.compat.aliases import old_names
+
+        return old_names(__name__)(name)

@@ -12,6 +12,9 @@ from asyncdistil.steps.row_step import RowStep
 from asyncdistil.steps.rows import Entry
 from asyncdistil.typing import StepColumns
 
+# A package in distilabel: its modules are found below this one by name only.
+__path__: list[str] = []
+
 
 class KeepColumns(RowStep):
     """Keep some columns of every row, in the order given, and drop the others.

@@ -9,5 +9,7 @@ def __getattr__(name: str) -> Any:
     from asyncdistil import models
 
     if name not in models.__all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from asyncdistil.compat.aliases import old_names
+
+        return old_names(__name__)(name)
     return getattr(models, name)

@@ -26,6 +26,9 @@ from asyncdistil.steps.tasks.base import Task
 from asyncdistil.steps.tasks.draws import Draw
 from asyncdistil.typing import StepColumns
 
+# A package in distilabel: its modules are found below this one by name only.
+__path__: list[str] = []
+
 _RUNNER = Path(__file__).with_name("apigen_runner.py")
 
 

@@ -7,7 +7,7 @@ module does the rest. Tasks that ask more than once write ``dialogue`` instead.
 import inspect
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
@@ -453,3 +453,12 @@ def _text_of(content: Any) -> str:
         return content
     parts = content if isinstance(content, list) else []
     return "\n".join(part.get("text", f"[{part.get('type')}]") for part in parts)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Names that distilabel has in this module; type checkers are not to see them."""
+        from asyncdistil.compat.aliases import old_names
+
+        return old_names(__name__)(name)

@@ -18,6 +18,9 @@ from asyncdistil.steps.tasks.draws import Draw
 from asyncdistil.steps.tasks.evol_generators import batches
 from asyncdistil.typing import GeneratorStepOutput, StepColumns
 
+# A package in distilabel: its modules are found below this one by name only.
+__path__: list[str] = []
+
 SystemPrompts: TypeAlias = str | list[str] | dict[str, str] | dict[str, tuple[str, float]]
 """One system prompt, or several to draw from: a list, by name, or by name with a weight."""
 

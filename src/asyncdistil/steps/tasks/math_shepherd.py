@@ -17,6 +17,9 @@ from asyncdistil.steps.tasks.conversation import Conversing, Talk
 from asyncdistil.steps.tasks.dialogue import Dialogue
 from asyncdistil.typing import StepColumns
 
+# A package in distilabel: its modules are found below this one by name only.
+__path__: list[str] = []
+
 _STEP = re.compile(r"(?=\bStep \d+:|\bThe answer is:)")
 _BETWEEN = re.compile(r"^\s*-{3,}\s*$", re.MULTILINE)
 _SYSTEM_FILES = {
