@@ -111,6 +111,9 @@ def run(
     pipeline: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which pipeline, if there are several.")
     ] = None,
+    distilabel: Annotated[
+        bool, typer.Option("--distilabel", help="The script imports distilabel: stand in for it.")
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Print all that the library logs.")
     ] = False,
@@ -121,6 +124,10 @@ def run(
     with told(debug=debug, as_json=as_json, hide=str(script)):
         from asyncdistil.cli import running
 
+        if distilabel:
+            from asyncdistil.compat import stand_in
+
+            stand_in()
         running.run(
             script,
             arguments or (),

@@ -50,7 +50,13 @@ class OldNames:
 
 
 class StandIn:
-    """Finds ``distilabel`` before the real one is, but only where that was asked for."""
+    """Finds ``distilabel`` before the real one is, but only where that was asked for.
+
+    Attributes:
+        stands_for: Whose code it is that is found, for those who only look.
+    """
+
+    stands_for = "asyncdistil"
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -89,6 +89,8 @@ def origin_of_import(module_name: str) -> Origin | None:
         return None
     if spec is None:
         return None
+    # A package that another one stands in for counts as that one, loaded or not.
+    top = getattr(spec.loader, "stands_for", top)
     if spec.has_location:
         return _place(top, spec.origin)
     entries = spec.submodule_search_locations or ()
