@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from asyncdistil.cli.ending import show_json
+from asyncdistil.cli.inspected import json_ready, printable
 from asyncdistil.cli.planned import reached_by
 
 
@@ -34,14 +35,12 @@ def explain(
     if row is not None:
         ancestor = explaining.why(pipeline.cache_dir, pipeline.name, step, row)
         if as_json:
-            from asyncdistil.cli.inspected import json_ready
-
             show_json(json_ready(ancestor.to_dict()))
         else:
-            typer.echo(str(ancestor))
+            typer.echo(printable(str(ancestor)))
         return
     explanation = explaining.explain(pipeline, step, options)
     if as_json:
-        show_json(explanation.to_dict())
+        show_json(json_ready(explanation.to_dict()))
     else:
-        typer.echo(str(explanation))
+        typer.echo(printable(str(explanation)))

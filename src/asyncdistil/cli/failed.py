@@ -37,7 +37,8 @@ def failures(
         found = [each for each in run.failures() if step is None or each.step == step]
         if as_json:
             entries = [_entry(run, each) for each in found]
-            show_json({"pipeline": name, "run": run.begin.run, "failures": entries})
+            told = {"pipeline": name, "run": run.begin.run, "failures": entries}
+            show_json(json_ready(told))
             return
         if not found:
             typer.echo(f"{name}, run {run.begin.run[:8]}: no row failed")
@@ -77,5 +78,5 @@ def _entry(run: StoredRun, each: FailedInput) -> dict[str, Any]:
         "attempts": each.failure.attempts,
         "detail": each.failure.detail,
         "run": each.wrote,
-        "inputs": [json_ready(row) for row in _inputs(run, each)],
+        "inputs": _inputs(run, each),
     }

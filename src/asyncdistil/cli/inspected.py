@@ -156,7 +156,7 @@ def _show_schema(rows: Iterable[Row], *, as_json: bool) -> None:
             kinds.setdefault(column, Counter())[type(value).__name__] += 1
     if as_json:
         columns = {column: dict(found) for column, found in kinds.items()}
-        show_json({"rows": total, "columns": columns})
+        show_json(json_ready({"rows": total, "columns": columns}))
         return
     typer.echo(f"{total:,} rows")
     lines = [("column", "types", "missing")]
@@ -213,10 +213,13 @@ def _cut(value: Any) -> str:
 def json_ready(value: Any) -> Any:
     """A value of a row as JSON has it; what JSON lacks becomes text."""
     if isinstance(value, Mapping):
-        return {str(key): json_ready(item) for key, item in value.items()}
+        return {json_ready(str(key)): json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [json_ready(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        exact = isinstance(value, str | bool | None) or abs(value) < 2**63
-        return value if exact else str(value)
-    return value.hex() if isinstance(value, bytes | bytearray) else str(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else str(value)
+    return value.hex() if isinstance(value, bytes | bytearray) else json_ready(str(value))

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from asyncdistil.cli.ending import UsageError, show_json
+from asyncdistil.cli.inspected import json_ready, printable
 from asyncdistil.cli.script import parameters_of, run_script
 from asyncdistil.cli.voice import Voice, listen, stop_listening
 from asyncdistil.pipeline.watch import Watcher
@@ -97,6 +98,6 @@ def plan(
     )
     made = forecast(pipeline, options)
     if as_json:
-        show_json(made.to_dict())
+        show_json(json_ready(made.to_dict()))
     else:
-        typer.echo(str(made))
+        typer.echo(printable(str(made)))

@@ -16,6 +16,7 @@ from asyncdistil.batch import (
     Failure,
     Lsn,
     Row,
+    RowFailure,
     RowId,
     RowSlice,
     RunId,
@@ -199,18 +200,23 @@ class StoredRun:
     def failures(self) -> Iterator[FailedInput]:
         """Every failed row that the run used or made, step by step."""
         for step in self.steps.values():
-            for commit in self._used(step):
-                for failed in commit.failures:
-                    at = failed.input_row
-                    source = tuple(
-                        s for port in commit.inputs for s in cut_slices(port, at, at + 1)
-                    )
-                    row = self._id_at(commit, failed.output_row)
-                    yield FailedInput(step.name, row, failed.failure, commit.run, source)
+            for commit, failed, row in self._failed(step):
+                at = failed.input_row
+                source = tuple(s for port in commit.inputs for s in cut_slices(port, at, at + 1))
+                yield FailedInput(step.name, row, failed.failure, commit.run, source)
 
-    def _used(self, step: StoredStep) -> Iterator[Commit]:
-        """Commits that stand in this run: its own, and those whose rows it replayed."""
-        return (commit for lsn, commit in step.commits if lsn in self._standing)
+    def _failed(self, step: StoredStep) -> Iterator[tuple[Commit, RowFailure, RowId | None]]:
+        """Failures that stand in this run: a later try takes the place of an earlier one."""
+        for lsn, commit in step.commits:
+            if lsn not in self._standing or not commit.failures:
+                continue
+            slices = tuple(RowSlice(ref, 0, ref.rows) for ref in commit.outputs)
+            for failed in commit.failures:
+                at = failed.output_row
+                null = cut_slices(slices, at, at + 1) if at >= 0 else ()
+                position, row = self._position(null[0]) if null else (None, None)
+                if not null or position is not None:
+                    yield commit, failed, row
 
     # --- where a row came from ---------------------------------------------------------------
 
@@ -281,13 +287,6 @@ class StoredRun:
                 inside += part.rows
             position += chunk.rows
 
-    def _id_at(self, commit: Commit, output_row: int) -> RowId | None:
-        if output_row < 0:
-            return None
-        slices = tuple(RowSlice(ref, 0, ref.rows) for ref in commit.outputs)
-        found = cut_slices(slices, output_row, output_row + 1)
-        return self._position(found[0])[1] if found else None
-
     # --- reading -----------------------------------------------------------------------------
 
     def _read(self, runs: list[RunId]) -> None:
@@ -303,6 +302,8 @@ class StoredRun:
             rehearsal = Rehearsal(plan, self.begin.run, stored, self._reader)
         for step in self.steps.values():
             self._fill(step, rehearsal)
+        for step in self.steps.values():
+            step.failed = sum(1 for _ in self._failed(step))
 
     def _fill(self, step: StoredStep, rehearsal: Rehearsal) -> None:
         run = self.begin.run
@@ -328,7 +329,6 @@ class StoredRun:
             replayed = step.rows
             step.inputs_computed = step.rows_computed
         step.inputs_replayed = max(replayed - step.inputs_computed, 0)
-        step.failed = sum(len(commit.failures) for commit in self._used(step))
 
     @staticmethod
     def _account(step: StoredStep, commit: Commit) -> None:
