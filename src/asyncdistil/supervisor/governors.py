@@ -9,7 +9,7 @@ from __future__ import annotations
 from asyncdistil.supervisor.commands import WorkerId
 from asyncdistil.transport.brokers import RateLimits
 from asyncdistil.transport.messages import Granted, PermitRequest
-from asyncdistil.transport.permits import Pool
+from asyncdistil.transport.permits import START, Pool
 
 _CLOSED_WAIT_SECONDS = 1.0
 
@@ -29,8 +29,11 @@ class Governors:
         """Take a report and answer the question in it."""
         pool = self._pools.get(request.governor)
         if pool is None:
-            # The first who asks decides: steps that share a service share its limits.
-            pool = self._pools[request.governor] = Pool(RateLimits(*request.limits))
+            # The first who asks decides: steps that share a service share its limits. A number of
+            # requests that somebody declared is believed until the service objects.
+            limits = RateLimits(*request.limits)
+            start = float(limits.concurrent or START)
+            pool = self._pools[request.governor] = Pool(limits, limit=start)
         granted = pool.on(request, now_seconds, holder=worker)
         if self._closed and granted.permits:
             pool.on(_returned(request.governor, granted.permits), now_seconds, holder=worker)

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from asyncdistil.batch import Digest, RunId, StepName
 from asyncdistil.errors import (
     AsyncDistilError,
+    CorruptRecord,
     MemoryRefused,
     ModelAuthError,
     ModelError,
+    ModelOutage,
     ModelRateLimited,
     RunStopped,
     SignatureMismatch,
@@ -55,7 +57,15 @@ BACKLOG_CHUNKS = 8192
 """Chunks that may wait before generators pause; each takes under a kilobyte of memory here."""
 _FATAL: dict[str, type[AsyncDistilError]] = {
     cls.__name__: cls
-    for cls in (MemoryRefused, ModelAuthError, ModelRateLimited, ModelError, StorageError)
+    for cls in (
+        CorruptRecord,
+        MemoryRefused,
+        ModelAuthError,
+        ModelError,
+        ModelOutage,
+        ModelRateLimited,
+        StorageError,
+    )
 }
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from asyncdistil.errors import LogError, ModelAuthError, RunStopped, TransportError
+from asyncdistil.errors import (
+    LogError,
+    ModelAuthError,
+    ModelOutage,
+    ModelRateLimited,
+    RunStopped,
+    TransportError,
+)
 
 Call: TypeAlias = Callable[[Sequence[int]], list[Any]]
 """Runs a step on the input rows at these positions; raises what the step raises."""
 
-FATAL = (LogError, ModelAuthError, RunStopped, TransportError)
+FATAL = (LogError, ModelAuthError, ModelOutage, ModelRateLimited, RunStopped, TransportError)
 """Errors that no other row would be spared: they stop the worker instead of failing a row."""
 
 
