@@ -197,6 +197,8 @@ class Machine:
                 self.state.fail(
                     _FATAL.get(kind_name, RunStopped)(f"step {operator.name!r}: {text}")
                 )
+                if isinstance(operator, StepOperator):
+                    operator.on_fatal(worker)
 
     def lost(self, worker: WorkerId, cause: str) -> None:
         """Take the news that a worker is gone; everything it sent has been given before."""
@@ -314,13 +316,14 @@ class Machine:
         )
 
     def in_flight(self) -> list[int]:
-        """Most input rows that workers hold, per step of the plan."""
-        return [
+        """Most input rows that workers hold, or held and gave back, per step of the plan."""
+        rows = []
+        for step in self.plan.steps:
+            operator = self._operators[step.name]
+            held = operator.unsettled_rows if isinstance(operator, StepOperator) else 0
             # The ports of a global step are lists of their own, of which the longest is counted.
-            self._operators[step.name].crew.in_flight()
-            * (len(step.edges) if step.kind == "global" else 1)
-            for step in self.plan.steps
-        ]
+            rows.append(held * len(step.edges) if step.kind == "global" else held)
+        return rows
 
     @property
     def failed_rows(self) -> int:

@@ -159,6 +159,11 @@ class StepOperator:
         return self._backlog.waiting()
 
     @property
+    def unsettled_rows(self) -> int:
+        """Input rows that workers have, or had, and that no commit covers."""
+        return self.crew.in_flight() + sum(job.rows for job in self._retries)
+
+    @property
     def stored(self) -> bool:
         """Whether stored work may stand for some of its work."""
         return self._memory is not None
@@ -309,6 +314,12 @@ class StepOperator:
             )
         )
         self._take_back(worker, job)
+
+    def on_fatal(self, worker: WorkerId) -> None:
+        """A worker cannot go on, and the run stops: what it holds will not come."""
+        self.dirty = True
+        for job in list(self.crew.members[worker].jobs.values()):
+            self._take_back(worker, job)
 
     def _take_back(self, worker: WorkerId, job: Job) -> None:
         """A lease came back undone: its worker is free again, its rows stay open."""
