@@ -188,6 +188,7 @@ def push(hub: Hub, folder: Path, *arguments: str) -> None:
         check=True,
         env={
             **os.environ,
+            "HF_HUB_OFFLINE": "0",
             "HF_ENDPOINT": hub.address,
             "HF_HOME": str(folder / "home"),
             "HF_HUB_DISABLE_XET": "1",
