@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ def load(options: dict[str, Any]) -> Any:
     size = options["sizes"][0]
     if options.get("count"):
         return Count(name="load", n=options["rows"], batch_size=size)
-    rows = [{"x": x} for x in range(options["rows"])]
+    pad = {"pad": "p" * options["pad"]} if "pad" in options else {}
+    rows = [{"x": x, **pad} for x in range(options["rows"])]
     return LoadDataFromDicts(name="load", data=rows, batch_size=size)
 
 
@@ -149,6 +151,8 @@ SHAPES = {"chain": chain, "every_kind": every_kind}
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
     options = json.loads(sys.argv[1])
+    if "file_bytes" in options:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (options["file_bytes"],) * 2)
     with Pipeline(name="scene", cache_dir="cache") as pipeline:
         SHAPES[options.get("shape", "chain")](options)
     distiset = pipeline.run(**options.get("run", {}))
