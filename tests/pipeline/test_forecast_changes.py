@@ -296,6 +296,10 @@ def test_a_change_is_named_and_its_calls_are_foreseen(
     explained = pipeline.explain(step)
     forecast = pipeline.plan()
     assert [change.component for change in explained.changes] == components
+    if what == "code of a method":
+        shown = explained.changes[0].diff.splitlines()
+        assert [line for line in shown if line.startswith("-        yield")]
+        assert [line for line in shown if line.startswith("+        yield")]
     assert not forecast.hit
     assert journal.take() == {}
     assert sorted(path for path in cache.rglob("*")) == before

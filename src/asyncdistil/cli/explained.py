@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from asyncdistil.cli.ending import show_json
-from asyncdistil.cli.inspected import json_ready, printable
+from asyncdistil.cli.plain import json_ready, printable
 from asyncdistil.cli.planned import reached_by
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from asyncdistil.cli.ending import show_json
-from asyncdistil.cli.inspected import json_ready, printable
+from asyncdistil.cli.plain import json_ready, printable
 from asyncdistil.cli.stored import opened_run
 from asyncdistil.supervisor.stored_run import FailedInput, StoredRun
 

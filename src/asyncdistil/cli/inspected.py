@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.sandbox
 import typer
 
 from asyncdistil.batch import Row
 from asyncdistil.cli.ending import UsageError, show_json
+from asyncdistil.cli.plain import json_ready, printable, table
 from asyncdistil.cli.stored import opened_run
 from asyncdistil.supervisor.stored_run import StoredRun
 
@@ -101,6 +100,8 @@ def condition(text: str) -> Callable[[Row], bool]:
     Raises:
         UsageError: It can't be read.
     """
+    import jinja2.sandbox
+
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment()
     try:
         compiled = environment.compile_expression(text)
@@ -187,39 +188,6 @@ def _write(path: Path, rows: Iterable[Row], *, as_json: bool) -> None:
         typer.echo(note)
 
 
-def table(lines: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Cells in columns: the first to the left, the others to the right if they are numbers."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            text.rjust(width) if text[:1].isdigit() else text.ljust(width)
-            for text, width in zip(line, widths, strict=True)
-        ]
-        yield "  ".join(cells).rstrip()
-
-
-def printable(text: str) -> str:
-    """Text without control characters, which a terminal would obey."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
-    )
-
-
 def _cut(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= _CELL_CHARACTERS else f"{text[: _CELL_CHARACTERS - 1]}…"
-
-
-def json_ready(value: Any) -> Any:
-    """A value of a row as JSON has it; what JSON lacks becomes text."""
-    if isinstance(value, Mapping):
-        return {json_ready(str(key)): json_ready(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [json_ready(item) for item in value]
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if value is None or isinstance(value, bool | float):
-        return value
-    if isinstance(value, int):
-        return value if abs(value) < 2**63 else str(value)
-    return value.hex() if isinstance(value, bytes | bytearray) else json_ready(str(value))

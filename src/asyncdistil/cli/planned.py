@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from asyncdistil.cli.ending import UsageError, show_json
-from asyncdistil.cli.inspected import json_ready, printable
+from asyncdistil.cli.plain import json_ready, printable
 from asyncdistil.cli.script import parameters_of, run_script
 from asyncdistil.cli.voice import Voice, listen, stop_listening
 from asyncdistil.pipeline.watch import Watcher
