@@ -12,7 +12,6 @@ from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from asyncdistil.batch import Row
 from asyncdistil.distiset.columns import Column, columns_of, json_text
@@ -169,7 +168,7 @@ def _widen(array: pa.Array, old: Shape, new: Shape) -> pa.Array:
         return pa.StructArray.from_arrays(
             children, fields=_fields(new.members), mask=_validity_mask(array)
         )
-    return pc.cast(array, arrow_type(new))
+    return array.cast(arrow_type(new))
 
 
 def _validity_mask(array: pa.Array) -> pa.Array | None:
