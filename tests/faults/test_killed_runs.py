@@ -45,7 +45,7 @@ def one_run(rng: random.Random, folder: Path, kills: int) -> tuple[int, list[flo
         assert scene.locks() == scene.leftovers() == []
     ended = scene.run(options)
     assert ended.returncode == 0, ended.errors[-2000:]
-    told = json.loads(ended.output)
+    told = json.loads((scene.folder / "result.json").read_text())
     expected = [{"x": x, "a": x + 1, "b": x + 1, "c": x + 1} for x in range(ROWS)]
     assert told["rows"] == {"default": expected}
     counts = Counter(x for step in "abc" for x in scene.visits(step))
@@ -56,7 +56,6 @@ def one_run(rng: random.Random, folder: Path, kills: int) -> tuple[int, list[flo
     return done, outlived
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_a_run_killed_ten_times_ends_with_every_row_once_and_in_order(
     faults: Any, tmp_path: Path, shard: int
@@ -100,7 +99,6 @@ pipeline.run()
 """
 
 
-@pytest.mark.timeout(300)
 def test_no_worker_outlives_its_supervisor_even_in_code_that_never_lets_go(
     faults: Any, tmp_path: Path
 ) -> None:

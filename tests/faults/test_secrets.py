@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncdistil.testing.chaos import Fault, first_attempts
+from asyncdistil.testing.chaos import Fault, first_attempts, first_of
 from asyncdistil.testing.model_server import ModelServer
 
 KEY, FIELD, VARIABLE = "canary-key-7f31", "canary-field-90ab", "canary-variable-c2d4"
@@ -87,12 +87,13 @@ def leaks(texts: dict[str, bytes]) -> list[str]:
     ]
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("failing", [False, True], ids=["rows fail", "the run fails"])
 def test_no_secret_is_in_a_log_a_file_a_key_or_a_traceback(tmp_path: Path, failing: bool) -> None:
     echo = Fault("500", message="you sent {authorization}")
     refusal = Fault("400", message="you sent {authorization}")
-    script = first_attempts([echo, refusal, echo])
+    # One row is refused for good, all others are answered at the second try.
+    refused = first_attempts([echo, refusal, echo], containing="say 4")
+    script = first_of(refused, first_attempts([echo]))
     code = tmp_path / "script.py"
     code.write_text(SCRIPT)
     cache = tmp_path / "cache"
