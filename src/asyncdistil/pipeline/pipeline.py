@@ -18,6 +18,7 @@ from asyncdistil.graph import Graph
 from asyncdistil.graph import stages as cut_into_stages
 from asyncdistil.graph.drawing import Box, Link, draw_svg
 from asyncdistil.pipeline.draft import group_names, set_parameters
+from asyncdistil.pipeline.files import InFiles
 from asyncdistil.pipeline.options import Budget, LoadGroups, OnCorruption, RunOptions, SyncMode
 from asyncdistil.pipeline.packages import parsed
 from asyncdistil.steps.base import BaseStep
@@ -56,7 +57,7 @@ class FurtherOptions(TypedDict, total=False):
     wait_seconds: float
 
 
-class Pipeline:
+class Pipeline(InFiles):
     """Steps, the connections between them, and where their results are kept.
 
     Steps that are created inside ``with Pipeline():`` belong to it.
