@@ -15,16 +15,17 @@ from workload import (
     since_start,
     spin,
 )
+from xxhash import xxh3_128_digest
 
 from asyncdistil.pipeline import Pipeline
 from asyncdistil.steps import GeneratorStep, GeneratorStepOutput, Step, StepInput, StepResources
 
 
 class Numbers(GeneratorStep):
-    """Rows made on the spot."""
+    """Rows made on the spot; which ones is data, as the content of a file would be."""
 
     resumable: ClassVar[bool] = True
-    reads_only_fields: ClassVar[bool] = True
+    signature_ignore: ClassVar[set[str]] = {"count", "text_chars"}
 
     count: int
     text_chars: int = 0
@@ -37,6 +38,9 @@ class Numbers(GeneratorStep):
         for start in range(offset, self.count, self.batch_size):
             stop = min(start + self.batch_size, self.count)
             yield rows(start, stop, self.text_chars), stop == self.count
+
+    def data_identity(self) -> bytes:
+        return xxh3_128_digest(f"{self.count} rows of {self.text_chars}".encode())
 
 
 class AddOne(Step):
