@@ -13,7 +13,7 @@ from asyncdistil.supervisor.commands import Publish, WorkerId
 from asyncdistil.supervisor.crew import MOST_ATTEMPTS, Crew, Member
 from asyncdistil.supervisor.front import Sorter
 from asyncdistil.supervisor.ids import END
-from asyncdistil.supervisor.operator import Outlet
+from asyncdistil.supervisor.outlet import Outlet
 from asyncdistil.supervisor.state import RunState
 from asyncdistil.transport.messages import Export, Exported
 

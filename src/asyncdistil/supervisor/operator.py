@@ -11,31 +11,20 @@ from typing import Protocol
 
 from asyncdistil.batch import Digest, Failure, RowId, StepName
 from asyncdistil.errors import StepError, WorkerDied
-from asyncdistil.graph.plan import OnError, StepPlan
+from asyncdistil.graph.plan import StepPlan
 from asyncdistil.log.events import Commit, StepDone
 from asyncdistil.supervisor import ids, narrow, reuse
 from asyncdistil.supervisor.backlog import Backlog
-from asyncdistil.supervisor.chunk import Chunk, cut, read_by
+from asyncdistil.supervisor.chunk import Chunk, cut
 from asyncdistil.supervisor.commands import WorkerId
 from asyncdistil.supervisor.crew import MOST_ATTEMPTS, Crew, Job, Member
 from asyncdistil.supervisor.front import Front
-from asyncdistil.supervisor.ids import END, START
+from asyncdistil.supervisor.ids import END
+from asyncdistil.supervisor.outlet import Outlet
 from asyncdistil.supervisor.state import RunState
 from asyncdistil.transport.messages import Failed, Result, Survived
 
 NO_DIGEST = Digest(bytes(16))
-
-
-class Consumer(Protocol):
-    """Whatever reads a stream."""
-
-    def receive(self, port: int, chunk: Chunk) -> None:
-        """Take a chunk."""
-        ...
-
-    def advance(self, port: int, frontier: RowId) -> None:
-        """Learn that nothing below ``frontier`` will come any more."""
-        ...
 
 
 class Memory(Protocol):
@@ -44,47 +33,6 @@ class Memory(Protocol):
     def match(self, chunk: Chunk) -> list[reuse.Match]:
         """Divide the chunk into stored and missing rows."""
         ...
-
-
-class Outlet:
-    """The output stream of an operator, and who reads it how."""
-
-    def __init__(self, step: StepName, state: RunState) -> None:
-        self.step = step
-        self.frontier: RowId = START
-        self.rows = 0
-        self._state = state
-        self._readers: list[tuple[Consumer, int, OnError]] = []
-
-    def connect(self, consumer: Consumer, port: int, policy: OnError) -> None:
-        """Add a reader."""
-        self._readers.append((consumer, port, policy))
-
-    def emit(self, chunk: Chunk) -> None:
-        """Hand a chunk to every reader, each by its policy towards failed rows."""
-        self.rows += chunk.rows
-        for consumer, port, policy in self._readers:
-            if chunk.failed and policy == "raise":
-                self._refuse(chunk)
-            for part in read_by(chunk, policy):
-                consumer.receive(port, part)
-
-    def _refuse(self, chunk: Chunk) -> None:
-        failures = self._state.progress[self.step].first_failures
-        cause = f" The first: {failures[0][1].kind}: {failures[0][1].message}." if failures else ""
-        self._state.fail(
-            StepError(
-                f"step {self.step!r} has failed rows and its on_error is 'raise'.{cause} Mend the "
-                "cause and run again, or set on_error to 'null' or 'skip'; finished work is kept."
-            )
-        )
-
-    def advance(self, frontier: RowId) -> None:
-        """Tell every reader how far the stream is complete."""
-        if frontier != self.frontier:
-            self.frontier = frontier
-            for consumer, port, _ in self._readers:
-                consumer.advance(port, frontier)
 
 
 class StepOperator:
@@ -254,7 +202,8 @@ class StepOperator:
         ticket = self._commit(job, part, result)
         member.rows = max(0, member.rows - part.rows)
         rows = sum(ref.rows for ref in result.outputs)
-        self._account(part, result, rows, whole=part.rows == job.chunk.rows)
+        whole = part.rows == job.chunk.rows
+        self._state.account(self.plan, ids.first_id(part.runs), part.rows, result, whole=whole)
         if result.origins.kind == "fresh":
             self._fresh = True
         if rows:
@@ -282,22 +231,6 @@ class StepOperator:
             samples=result.samples,
         )
         return self._state.append(self._last_commit)
-
-    def _account(self, part: Chunk, result: Result, rows: int, *, whole: bool) -> None:
-        counters = self._state.progress[self.name]
-        counters.batches += 1
-        counters.inputs_computed += part.rows
-        counters.rows_computed += rows
-        counters.filtered += result.filtered
-        counters.seconds += result.seconds
-        if result.usage is not None:
-            self._state.spent(self.name, result.usage)
-        failures = result.failures
-        if failures:
-            all_failed = whole and len(failures) >= part.rows
-            self._state.failures(self.plan, failures, ids.first_id(part.runs), whole=all_failed)
-        else:
-            self._state.worked(self.name)
 
     def on_failed(self, worker: WorkerId, message: Failed) -> None:
         """A lease failed as a whole: a global step raised, or a worker could not go on with it."""

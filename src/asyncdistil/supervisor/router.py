@@ -11,7 +11,8 @@ from asyncdistil.supervisor.commands import WorkerId
 from asyncdistil.supervisor.crew import Crew, Job
 from asyncdistil.supervisor.front import Converging, Ordered
 from asyncdistil.supervisor.ids import START
-from asyncdistil.supervisor.operator import Consumer, Operator, Outlet, StepOperator
+from asyncdistil.supervisor.operator import Operator, StepOperator
+from asyncdistil.supervisor.outlet import Consumer, Outlet
 from asyncdistil.supervisor.reuse import DigestReader
 from asyncdistil.supervisor.state import RunState
 from asyncdistil.transport.messages import Failed, Result, Routed, Survived

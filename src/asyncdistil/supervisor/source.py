@@ -12,7 +12,8 @@ from asyncdistil.supervisor.chunk import Chunk
 from asyncdistil.supervisor.commands import WorkerId
 from asyncdistil.supervisor.crew import MOST_ATTEMPTS, Crew, Member
 from asyncdistil.supervisor.ids import END
-from asyncdistil.supervisor.operator import NO_DIGEST, Outlet
+from asyncdistil.supervisor.operator import NO_DIGEST
+from asyncdistil.supervisor.outlet import Outlet
 from asyncdistil.supervisor.state import RunState
 from asyncdistil.transport.messages import Generate, GeneratorFailed, Produce, Yielded
 

@@ -16,7 +16,7 @@ from asyncdistil.supervisor.claims import Claims
 from asyncdistil.supervisor.commands import Command, Send, WorkerId
 from asyncdistil.supervisor.governors import Governors
 from asyncdistil.supervisor.progress import Progress, StepProgress
-from asyncdistil.transport.messages import ToWorker
+from asyncdistil.transport.messages import Result, ToWorker
 
 _REUSE_RECORD_COMMITS = 1024
 _WHOLE_FAILURES = 3
@@ -196,6 +196,32 @@ class RunState:
                 "Every answer that was paid for is kept: run again with a larger budget to go on."
             )
         )
+
+    def account(
+        self, step: StepPlan, first: RowId, inputs: int, result: Result, *, whole: bool
+    ) -> None:
+        """Count what a worker reports.
+
+        Args:
+            step: Whose rows they are.
+            first: Id of the first input row covered.
+            inputs: Input rows covered.
+            result: The report.
+            whole: Whether it covers all of its lease.
+        """
+        counters = self.progress[step.name]
+        counters.batches += 1
+        counters.inputs_computed += inputs
+        counters.rows_computed += sum(ref.rows for ref in result.outputs)
+        counters.filtered += result.filtered
+        counters.seconds += result.seconds
+        if result.usage is not None:
+            self.spent(step.name, result.usage)
+        if result.failures:
+            all_failed = whole and len(result.failures) >= inputs
+            self.failures(step, result.failures, first, whole=all_failed)
+        else:
+            self.worked(step.name)
 
     def worked(self, step: StepName) -> None:
         """Note that a batch of a step had at least one good row."""
