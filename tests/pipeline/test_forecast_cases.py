@@ -12,7 +12,7 @@ from asyncdistil.errors import GraphError, ParameterError
 from asyncdistil.models.llms import AsyncLLM
 from asyncdistil.models.memoized import book
 from asyncdistil.pipeline import Pipeline, routing_batch_function
-from asyncdistil.pipeline.forecast import Interval
+from asyncdistil.pipeline.history import Interval
 from asyncdistil.steps import GeneratorStep, GlobalStep, LoadDataFromDicts, Step, StepInput
 from asyncdistil.steps.tasks import TextGeneration
 from asyncdistil.typing import GeneratorStepOutput, StepOutput

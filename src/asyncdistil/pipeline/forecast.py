@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from asyncdistil.batch import BatchRef, Digest, Origins, RunId, StepName, Usage
+from asyncdistil.batch import BatchRef, Digest, Origins, Row, RunId, StepName
 from asyncdistil.codec import EncodedRows, content_digest, encode_rows
 from asyncdistil.graph.plan import RunPlan, StepKind, StepPlan
 from asyncdistil.log import StoreReader
 from asyncdistil.log.events import Commit
-from asyncdistil.pipeline.changes import Change, changes_of, nearest_lineage
+from asyncdistil.pipeline.changes import Change, changes_of
+from asyncdistil.pipeline.history import History, Interval, history_of
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.planning import PreparedRun, build_plan
 from asyncdistil.pipeline.session import complete_hit, run_id_of
@@ -36,13 +37,6 @@ if TYPE_CHECKING:
     from asyncdistil.pipeline.pipeline import Pipeline
 
 _FRESH = Origins("fresh")
-
-
-class Interval(NamedTuple):
-    """From ``low`` to ``high``, both included."""
-
-    low: int
-    high: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +279,7 @@ def outlook_of(prepared: PreparedRun, opened: ExitStack) -> Outlook:
         prepared: The run.
         opened: Closes the store and its reader, when its owner is done.
     """
-    plan = prepared.plan
+    plan = prepared.outline
     store = StoreReader.open(prepared.cache_dir, prepared.name)
     reader = None
     run, resumes = RunId("0" * 32), False
@@ -300,8 +294,8 @@ def outlook_of(prepared: PreparedRun, opened: ExitStack) -> Outlook:
     for step in plan.steps:
         rows = _rows_to_come(prepared, step, run, stored.step_done)
         if rows:
-            coming[step.lineage] = [_unwritten(step, run, rows, unwritten)]
-            generated[step.name] = len(rows)
+            coming[step.lineage] = list(_unwritten(step, run, rows, unwritten))
+            generated[step.name] = sum(map(len, rows))
     rehearsal = Rehearsal(plan, run, Foreseen(stored, coming), DigestsAtHand(reader, unwritten))
     return Outlook(prepared, plan, rehearsal, store, resumes, generated)
 
@@ -311,8 +305,8 @@ def _rows_to_come(
     step: StepPlan,
     run: RunId,
     step_done: Callable[[Digest, Digest], tuple[Any, RunId] | None],
-) -> list[dict[str, Any]]:
-    """All rows of a generator that will run and whose rows the program holds already."""
+) -> list[list[Row]]:
+    """The yields of a generator that will run and whose rows the program holds already."""
     made = prepared.step(step.name)
     # Exactly this class: a subclass may do anything.
     if type(made) is not LoadDataFromDicts or step.data_identity is None:
@@ -322,19 +316,23 @@ def _rows_to_come(
     done = step_done(step.lineage, step.data_identity)
     if done is not None and (step.reuse == "any" or done[1] == run):
         return []
-    return [row for rows, _ in made.generate(0) for row in rows]
+    return [rows for rows, _ in made.generate(0) if rows]
 
 
 def _unwritten(
-    step: StepPlan, run: RunId, rows: list[dict[str, Any]], unwritten: dict[int, EncodedRows]
-) -> Commit:
-    encoded = encode_rows(rows, step=step.name)
-    place = len(unwritten)
-    unwritten[place] = encoded
-    ref = BatchRef(UNWRITTEN, place, 0, len(rows), 0, content_digest(encoded.digests))
+    step: StepPlan, run: RunId, batches: list[list[Row]], unwritten: dict[int, EncodedRows]
+) -> Iterator[Commit]:
+    """The commits of yields that are compared and never written."""
     identity = step.data_identity
     assert identity is not None
-    return Commit(run, step.lineage, (), (identity,), (ref,), _FRESH)
+    ordinal = 0
+    for rows in batches:
+        encoded = encode_rows(rows, step=step.name)
+        place = len(unwritten)
+        unwritten[place] = encoded
+        ref = BatchRef(UNWRITTEN, place, 0, len(rows), 0, content_digest(encoded.digests))
+        yield Commit(run, step.lineage, (), (identity,), (ref,), _FRESH, ordinal=ordinal)
+        ordinal += len(rows)
 
 
 @dataclass(slots=True)
@@ -365,7 +363,7 @@ class _Teller:
 
     def _source(self, step: StepPlan) -> StepForecast:
         rehearsal, store = self._outlook.rehearsal, self._outlook.store
-        history = _history(step, store)
+        history = history_of(step, store)
         came = rehearsal.output(step.name).chunks
         stored = 0
         coming = self._outlook.generated.get(step.name)
@@ -404,7 +402,7 @@ class _Teller:
 
     def _step(self, step: StepPlan) -> StepForecast:
         rehearsal, store = self._outlook.rehearsal, self._outlook.store
-        history = _history(step, store)
+        history = history_of(step, store)
         missing = rehearsal.missing(step.name)
         compute = sum(chunk.rows for chunk in missing)
         replayed = rehearsal.inputs_replayed(step.name)
@@ -448,7 +446,7 @@ class _Teller:
             return None
         return max(max(port.total or 0 for port in ports) - here, 0)
 
-    def _model(self, step: StepPlan, history: _History, rows: int | None) -> dict[str, Any]:
+    def _model(self, step: StepPlan, history: History, rows: int | None) -> dict[str, Any]:
         made = self._outlook.prepared.step(step.name)
         per_row = _requests_per_row(made)
         if not per_row and not history.requests:
@@ -511,84 +509,3 @@ def _requests_per_row(step: BaseStep) -> int:
         return 0
     generations = getattr(step, "num_generations", 1)
     return generations if isinstance(generations, int) else 1
-
-
-@dataclass(slots=True)
-class _History:
-    """What earlier batches of the nearest stored step took.
-
-    Attributes:
-        rows_in: Input rows of all of them.
-        rows_out: Output rows, ``None`` if nothing is stored.
-        seconds: In the step's code.
-        requests: Answered by the service or by the memo.
-        rates: Per batch that paid: requests, tokens, cost in millionths of a US dollar.
-    """
-
-    rows_in: int = 0
-    rows_out: int | None = None
-    seconds: float = 0.0
-    requests: int = 0
-    rates: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def add(self, commit: Commit) -> None:
-        """Take in one batch."""
-        made = sum(ref.rows for ref in commit.outputs)
-        given = sum(part.rows for part in commit.inputs[0]) if commit.inputs else made
-        self.rows_in += given
-        self.rows_out = (self.rows_out or 0) + made
-        self.seconds += commit.seconds
-        usage: Usage | None = commit.usage
-        if usage is not None:
-            self.requests += usage.requests + usage.cached
-            if usage.requests:
-                tokens = usage.input_tokens + usage.output_tokens
-                self.rates.append((usage.requests, tokens, usage.cost_microusd))
-
-    def out_of(self, rows: int) -> int:
-        """Output rows that so many input rows give; as many, if nothing is stored."""
-        if not self.rows_in or self.rows_out is None:
-            return rows
-        return round(rows * self.rows_out / self.rows_in)
-
-    @property
-    def requests_per_row(self) -> float:
-        """Requests per input row."""
-        return self.requests / self.rows_in if self.rows_in else 0.0
-
-    def seconds_for(self, rows: int | None) -> float | None:
-        """Time in the step's code for so many rows."""
-        if rows is None or not self.rows_in:
-            return None
-        return self.seconds / self.rows_in * rows
-
-    def tokens_for(self, calls: int) -> Interval | None:
-        """Tokens of so many requests."""
-        return self._interval(calls, 1)
-
-    def cost_for(self, calls: int) -> Interval | None:
-        """What so many requests cost."""
-        return self._interval(calls, 2)
-
-    def _interval(self, calls: int, place: int) -> Interval | None:
-        if not self.rates:
-            return None
-        each = [rate[place] / rate[0] for rate in self.rates]
-        return Interval(math.floor(calls * min(each)), math.ceil(calls * max(each)))
-
-
-def _history(step: StepPlan, store: StoreReader | None) -> _History:
-    """What the step, or the stored one nearest to it, took in the newest run that worked on it."""
-    history = _History()
-    if store is None:
-        return history
-    commits = store.commits(step.lineage)
-    if not commits:
-        lineage = nearest_lineage(step, store)
-        commits = store.commits(lineage) if lineage is not None else []
-    newest = commits[-1][1].run if commits else None
-    for _, commit in commits:
-        # A generator's rows are those of its newest data; others are better known by all runs.
-        if step.kind != "generator" or commit.run == newest:
-            history.add(commit)
-    return history

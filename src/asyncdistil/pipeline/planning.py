@@ -114,6 +114,14 @@ class PreparedRun:
         Raises:
             StepError: A step or router cannot be pickled.
         """
+        return self._plan(payloads=True)
+
+    @cached_property
+    def outline(self) -> RunPlan:
+        """The plan without the pickled steps, for whoever starts no worker."""
+        return self._plan(payloads=False)
+
+    def _plan(self, *, payloads: bool) -> RunPlan:
         made = self._draft
         leaves = made.graph.leaves
         return RunPlan(
@@ -121,8 +129,8 @@ class PreparedRun:
             signature=self.signature,
             aggregated_signature=self.aggregated_signature,
             options=_options_bytes(self.options),
-            steps=tuple(self._step_plan(name) for name in made.graph.order()),
-            routers=tuple(self._router_plan(source) for source in made.routers),
+            steps=tuple(self._step_plan(name, payloads) for name in made.graph.order()),
+            routers=tuple(self._router_plan(source, payloads) for source in made.routers),
             leaves=leaves,
             leaf_policies=tuple(made.steps[leaf].on_error for leaf in leaves),
             retry_failed=self.options.retry_failed,
@@ -141,7 +149,7 @@ class PreparedRun:
         """Steps whose rows become the dataset, in the order of declaration."""
         return self._draft.graph.leaves
 
-    def _step_plan(self, name: StepName) -> StepPlan:
+    def _step_plan(self, name: StepName, payloads: bool) -> StepPlan:
         made, step, named = self._draft, self._draft.steps[name], self._steps[name]
         node = made.nodes[name]
         limit = step.max_failures
@@ -152,7 +160,7 @@ class PreparedRun:
             lineage=named.lineage,
             definition=named.definition,
             reuse=named.reuse,
-            payload=packed(step, _modules(named), owner=f"step {name!r}"),
+            payload=packed(step, _modules(named), owner=f"step {name!r}") if payloads else b"",
             code=named.code.digest if named.code is not None else None,
             input_batch_size=node.input_batch_size,
             replicas=replicas_of(step),
@@ -170,7 +178,7 @@ class PreparedRun:
             stage=made.stages[name],
         )
 
-    def _router_plan(self, source: StepName) -> RouterPlan:
+    def _router_plan(self, source: StepName, payloads: bool) -> RouterPlan:
         made, named = self._draft, self._routers[source]
         successors = made.graph.routed[source]
         return RouterPlan(
@@ -183,7 +191,9 @@ class PreparedRun:
                 (made.routers[source], successors),
                 _modules(named),
                 owner=f"the router after step {source!r}",
-            ),
+            )
+            if payloads
+            else b"",
             reuse=named.reuse,
         )
 
