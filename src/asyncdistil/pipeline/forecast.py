@@ -154,7 +154,7 @@ class Forecast:
         known = "" if all(step.exact for step in running) else "at least "
         text = f"{len(running)} of {len(self.steps)} steps run"
         text += f", {known}{sum(step.compute for step in running):,} rows are computed"
-        return f"{text}{_spending(self.steps)}."
+        return f"{text}{_spending(self.steps)}{_duration(running)}."
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline}: {self.summary}"]
@@ -208,6 +208,12 @@ def _spending(steps: Iterable[StepForecast]) -> str:
         elif high:
             text += f", ${low / 1e6:.4f} to ${high / 1e6:.4f}"
     return text
+
+
+def _duration(steps: Iterable[StepForecast]) -> str:
+    seconds = sum(step.seconds or 0.0 for step in steps)
+    # Shorter ones are ruled by the start of the workers, which is in no step's code.
+    return f", about {seconds:,.0f} s in steps' code" if seconds >= 1 else ""
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
