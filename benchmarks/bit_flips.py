@@ -38,7 +38,7 @@ from asyncdistil.testing.faults import LINEAGE, NAME, commit_of, in_child
 
 ROWS = 40
 KINDS = {"n": "noticed", "h": "harmless", "s": "silently wrong"}
-_MOST_FLIPS = 50_000  # in a file; of a larger one fewer bits are flipped
+_MOST_FLIPS = 10_000  # in a file; of a larger one fewer bits are flipped
 _MEMORY_BYTES = 4 << 30  # a length that was flipped must not take the machine down
 
 

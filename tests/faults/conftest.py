@@ -69,17 +69,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Set as an option, so that the processes of pytest-xdist get the same one.
     if getattr(config.option, "fault_seed", None) is None:
-        config.option.fault_seed = random.SystemRandom().randrange(1 << 32)
+        drawn = getattr(config, "workerinput", {}).get("fault_seed")
+        config.option.fault_seed = drawn or random.SystemRandom().randrange(1, 1 << 32)
     config.stash[_STARTED] = time.monotonic()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give the processes of pytest-xdist the same seed."""
+    node.workerinput["fault_seed"] = seed_of(node.config)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if depth_of(config) == "soak":
-        for item in items:
-            if HERE in item.path.parents:
-                item.add_marker(pytest.mark.timeout(0), append=False)
+    seconds = {"smoke": 300, "short": 900, "full": 1_800, "soak": 0}[depth_of(config)]
+    for item in items:
+        if HERE in item.path.parents:
+            # Only against hanging: the figures are counts, on machines fast and slow.
+            item.add_marker(pytest.mark.timeout(seconds), append=False)
 
 
 def depth_of(config: pytest.Config) -> str:

@@ -128,7 +128,6 @@ def one_life(rng: random.Random, folder: Path) -> int:
 
 
 @pytest.mark.needs_root
-@pytest.mark.timeout(600)
 def test_a_real_file_system_that_loses_power_keeps_what_was_acknowledged(
     faults: Any, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

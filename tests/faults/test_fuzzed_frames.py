@@ -78,9 +78,8 @@ def streams(draw: st.DrawFn) -> bytes:
     return bytes(data) or draw(st.binary(max_size=200))
 
 
-@pytest.mark.timeout(300)
 def test_any_stream_gives_messages_or_a_transport_error(faults: Any) -> None:
-    examples = faults.amount(smoke=200, short=2_000, full=6_000, soak=2_000_000)
+    examples = faults.amount(smoke=200, short=1_000, full=3_000, soak=2_000_000)
 
     @seed(faults.rng().randrange(1 << 30))
     @settings(
@@ -110,7 +109,6 @@ def test_an_allowed_length_reserves_only_what_came() -> None:
     assert len(reader.room()) < 1 << 20
 
 
-@pytest.mark.timeout(300)
 def test_any_bytes_are_a_record_of_this_place_or_none(faults: Any) -> None:
     count = faults.amount(smoke=2_000, short=50_000, full=200_000, soak=10_000_000)
     kinds = (b"", b"body", b"x" * 300)

@@ -131,7 +131,6 @@ def prepared(cache: Path, seed: int) -> Witness:
     return witness
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_a_kill_at_any_hit_of_any_named_point_loses_nothing_appended(
     faults: Any, tmp_path: Path, in_memory: Path, shard: int
@@ -200,7 +199,6 @@ def _mended(witness: Witness) -> None:
     assert not list(witness.cache.rglob("*.tmp"))
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_a_process_killed_at_any_act_on_the_disk_loses_nothing_appended(
     faults: Any, tmp_path: Path, in_memory: Path, shard: int
@@ -239,7 +237,6 @@ def test_a_process_killed_at_any_act_on_the_disk_loses_nothing_appended(
     faults.count("fork-kills", kills)
 
 
-@pytest.mark.timeout(300)
 def test_a_hundred_thousand_commits_are_recovered(faults: Any, tmp_path: Path) -> None:
     """The time is reported: it is a promise of the benchmarks, not of a loaded test machine."""
     commits = faults.amount(smoke=2_000, short=100_000, full=100_000, soak=1_000_000)

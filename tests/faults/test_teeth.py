@@ -313,7 +313,6 @@ CHECKS: dict[str, Callable[[Any, Path], None]] = {
 _sound: set[Callable[..., None]] = set()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("tooth", TEETH, ids=[tooth.name for tooth in TEETH])
 def test_a_seeded_bug_is_caught(faults: Any, borrow: Any, tmp_path: Path, tooth: Tooth) -> None:
     check = CHECKS[tooth.name]
