@@ -204,10 +204,14 @@ def _spending(steps: Iterable[StepForecast]) -> str:
         found = [value for step in steps if (value := getattr(step, of)) is not None]
         low, high = sum(v.low for v in found), sum(v.high for v in found)
         if what == "tokens" and high:
-            text += f", {low:,} to {high:,} tokens"
+            text += f", {_range(f'{low:,}', f'{high:,}')} tokens"
         elif high:
-            text += f", ${low / 1e6:.4f} to ${high / 1e6:.4f}"
+            text += f", {_range(f'${low / 1e6:.4f}', f'${high / 1e6:.4f}')}"
     return text
+
+
+def _range(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
 
 
 def _duration(steps: Iterable[StepForecast]) -> str:
