@@ -25,9 +25,12 @@ _HOMES: dict[str, str] = {
     "pipeline": "Pipeline RoutingBatchFunction requirements routing_batch_function sample_n_steps",
     "pipeline.options": "LoadGroups",
     "steps": (
-        "CombineOutputs ExpandColumns GeneratorStep GlobalStep GroupColumns KeepColumns "
-        "LoadDataFromDicts LoadDataFromDisk LoadDataFromFileSystem LoadDataFromHub MergeColumns "
-        "Step StepResources make_generator_step"
+        "CombineOutputs ConversationTemplate DataSampler DeitaFiltering EmbeddingDedup "
+        "EmbeddingGeneration ExpandColumns FaissNearestNeighbour FormatChatGenerationDPO "
+        "FormatChatGenerationSFT FormatTextGenerationDPO FormatTextGenerationSFT GeneratorStep "
+        "GlobalStep GroupColumns KeepColumns LoadDataFromDicts LoadDataFromDisk "
+        "LoadDataFromFileSystem LoadDataFromHub MergeColumns MinHashDedup PushToHub "
+        "RewardModelScore Step StepResources TruncateTextColumn make_generator_step"
     ),
     "steps.decorator": "step",
     "steps.tasks": (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from asyncdistil.steps.base import BaseStep
 from asyncdistil.steps.columns import ExpandColumns, KeepColumns, MergeColumns
 from asyncdistil.steps.decorator import step
@@ -26,19 +29,70 @@ from asyncdistil.steps.rows import Entries, Entry, FailedRow, describe_failure
 from asyncdistil.steps.step import Step
 from asyncdistil.typing import GeneratorStepOutput, StepColumns, StepInput, StepOutput
 
+if TYPE_CHECKING:
+    from asyncdistil.steps.arrange import JoinColumns, Sample, Sort
+    from asyncdistil.steps.data_sampler import DataSampler
+    from asyncdistil.steps.deduplication import EmbeddingDedup, ExactDedup, MinHashDedup
+    from asyncdistil.steps.deita import DeitaFiltering
+    from asyncdistil.steps.push_to_hub import PushToHub
+    from asyncdistil.steps.reward_model import RewardModelScore
+    from asyncdistil.steps.training_formats import (
+        ConversationTemplate,
+        FormatChatGenerationDPO,
+        FormatChatGenerationSFT,
+        FormatTextGenerationDPO,
+        FormatTextGenerationSFT,
+    )
+    from asyncdistil.steps.truncate import TruncateTextColumn
+    from asyncdistil.steps.vectors import EmbeddingGeneration, FaissNearestNeighbour
+
+_GALLERY = {
+    "ConversationTemplate": "training_formats",
+    "DataSampler": "data_sampler",
+    "DeitaFiltering": "deita",
+    "EmbeddingDedup": "deduplication",
+    "EmbeddingGeneration": "vectors",
+    "ExactDedup": "deduplication",
+    "FaissNearestNeighbour": "vectors",
+    "FormatChatGenerationDPO": "training_formats",
+    "FormatChatGenerationSFT": "training_formats",
+    "FormatTextGenerationDPO": "training_formats",
+    "FormatTextGenerationSFT": "training_formats",
+    "JoinColumns": "arrange",
+    "MinHashDedup": "deduplication",
+    "PushToHub": "push_to_hub",
+    "RewardModelScore": "reward_model",
+    "Sample": "arrange",
+    "Sort": "arrange",
+    "TruncateTextColumn": "truncate",
+}
+"""Steps that few pipelines have: imported on first use, for a worker starts once per step."""
+
 __all__ = [
     "CURRENT_PIPELINE",
     "BaseStep",
     "CombineOutputs",
+    "ConversationTemplate",
+    "DataSampler",
+    "DeitaFiltering",
+    "EmbeddingDedup",
+    "EmbeddingGeneration",
     "Entries",
     "Entry",
+    "ExactDedup",
     "ExpandColumns",
     "FailedRow",
+    "FaissNearestNeighbour",
     "FilterRows",
+    "FormatChatGenerationDPO",
+    "FormatChatGenerationSFT",
+    "FormatTextGenerationDPO",
+    "FormatTextGenerationSFT",
     "GeneratorStep",
     "GeneratorStepOutput",
     "GlobalStep",
     "GroupColumns",
+    "JoinColumns",
     "KeepColumns",
     "LoadDataFromDataset",
     "LoadDataFromDicts",
@@ -47,17 +101,35 @@ __all__ = [
     "LoadDataFromHub",
     "Map",
     "MergeColumns",
+    "MinHashDedup",
     "PipelineLike",
+    "PushToHub",
+    "RewardModelScore",
     "RoutingBatchFunction",
     "RowStep",
+    "Sample",
+    "Sort",
     "Step",
     "StepColumns",
     "StepInput",
     "StepOutput",
     "StepResources",
+    "TruncateTextColumn",
     "describe_failure",
     "make_generator_step",
     "routing_batch_function",
     "sample_n_steps",
     "step",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _GALLERY:
+        from asyncdistil.compat.aliases import old_names
+
+        return old_names(__name__)(name)
+    return getattr(import_module(f"{__name__}.{_GALLERY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,7 +14,7 @@ from asyncdistil.typing import GeneratorStepOutput, StepColumns
 _DICT = frozenset({dict})
 
 
-def _list_of_dicts(value: Any) -> list[Row]:
+def list_of_dicts(value: Any) -> list[Row]:
     """Check rows without copying them, as pydantic's own check of a list of dicts would."""
     if not isinstance(value, list):
         raise ValueError(f"must be a list of dicts, not a {type(value).__name__}")
@@ -36,7 +36,7 @@ class LoadDataFromDicts(GeneratorStep):
     resumable: ClassVar[bool] = True
     signature_ignore: ClassVar[set[str]] = {"data"}
 
-    data: Annotated[list[Row], PlainValidator(_list_of_dicts), RUNTIME_PARAMETER] = Field(
+    data: Annotated[list[Row], PlainValidator(list_of_dicts), RUNTIME_PARAMETER] = Field(
         default_factory=list, exclude=True, repr=False, description="The rows."
     )
 
