@@ -105,7 +105,7 @@ class FaissNearestNeighbour(GlobalStep):
     """Find the nearest neighbours of every embedding among all rows, itself left out.
 
     The index is kept as the artifact ``faiss_index``. Rows whose embedding is ``None`` have no
-    neighbours. It needs the package faiss (extra ``dedup``).
+    neighbours. It needs the package faiss (extra ``faiss``).
 
     Inputs: ``embedding``. Outputs: ``nn_indices``, numbers of rows, nearest first, from 0;
     ``nn_scores``, distances or similarities, by the metric.
@@ -161,7 +161,7 @@ class FaissNearestNeighbour(GlobalStep):
             ParameterError: It is not installed.
         """
         super().load()
-        self._faiss = require("faiss", extra="dedup", needed_by="FaissNearestNeighbour")
+        self._faiss = require("faiss", extra="faiss", needed_by="FaissNearestNeighbour")
 
     def unload(self) -> None:
         """Let go of it."""
