@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from asyncdistil.errors import ParameterError
 from asyncdistil.graph.drawing import Box, Link, draw_svg
 from asyncdistil.pipeline import Pipeline
 from asyncdistil.report import page_of
@@ -138,6 +139,8 @@ def test_a_pipeline_draws_itself(cache: Path, tmp_path: Path) -> None:
     file = hostile(cache).draw(tmp_path / "graph.svg")
     assert file.read_text().startswith("<svg")
     assert hostile(cache)._repr_html_() == file.read_text()
+    with pytest.raises(ParameterError, match=r"graph\.svg"):
+        hostile(cache).draw(tmp_path / "graph.png")
 
 
 def command(cache: Path, *arguments: str, code: int = 0) -> str:

@@ -1,5 +1,6 @@
 """Runs read back from their store alone: rows in order, failures, ancestors."""
 
+import asyncio
 import os
 import threading
 from pathlib import Path
@@ -247,6 +248,42 @@ def test_failed_rows_that_are_skipped_are_read_back_so(tmp_path: Path) -> None:
         assert list(run.rows("gather")) == rows_of(distiset)
         assert run.step("check").rows == ROWS - 2
         assert run.step("twice").rows == 2 * (ROWS - 4)
+
+
+class Gate(Label):
+    """Goes on when somebody opens the other end of a pipe."""
+
+    path: str
+
+    def process(self, inputs: StepInput) -> StepOutput:
+        with open(self.path) as pipe:
+            pipe.read()
+        yield from super().process(inputs)
+
+
+def test_a_run_is_read_while_it_goes_on(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with Pipeline("stored", cache_dir=tmp_path) as pipeline:
+        load = LoadDataFromDicts(name="load", data=[{"n": n} for n in range(8)])
+        load >> [Label(name="free"), Gate(name="gate", path=str(gate))]
+
+    async def watched() -> None:
+        stream = pipeline.astream()
+        first = await anext(stream)
+        assert first.step == "free"
+        with opened(tmp_path) as run:
+            assert not run.completed
+            assert [row["n"] for row in run.rows("load")] == list(range(8))
+            assert list(run.rows("free")) == first
+            assert "gate" not in run.steps
+        gate.write_text("")
+        assert [batch.step async for batch in stream] == ["gate"]
+        with opened(tmp_path) as run:
+            assert run.completed
+            assert run.step("gate").rows == 8
+
+    asyncio.run(watched())
 
 
 @routing_batch_function

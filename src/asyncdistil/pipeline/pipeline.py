@@ -230,10 +230,8 @@ class Pipeline(InFiles):
         set_parameters(self._steps, parameters)
 
     def draw(self, path: str | os.PathLike[str] = "pipeline.svg") -> Path:
-        """Write the graph as an SVG picture; notebooks show it by themselves."""
-        file = Path(path)
-        file.write_text(self._repr_html_(), encoding="utf-8")
-        return file
+        """Write the graph to a file whose name ends in ``.svg``; notebooks show it anyway."""
+        return _written(self._repr_html_(), Path(path))
 
     def _repr_html_(self) -> str:
         return _picture(self._graph, self._steps)
@@ -405,6 +403,16 @@ def _options(
 def _picture(graph: Graph, steps: Mapping[StepName, BaseStep]) -> str:
     boxes = [Box(name, f"{steps[name].kind()} step") for name in graph.order()]
     return draw_svg(boxes, [Link(a, b, graph.is_routed(a, b)) for a, b in graph.edges])
+
+
+def _written(picture: str, file: Path) -> Path:
+    if file.suffix.lower() != ".svg":
+        raise ParameterError(
+            f"a pipeline is drawn as SVG, not as {file.suffix or 'a file without a suffix'}: call "
+            f"draw({str(file.with_suffix('.svg'))!r}), which browsers show"
+        )
+    file.write_text(picture, encoding="utf-8")
+    return file
 
 
 def _load_stages(
