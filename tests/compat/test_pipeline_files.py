@@ -223,6 +223,7 @@ def test_a_file_of_distilabel_is_read(tmp_path: Path, caplog: pytest.LogCaptureF
     assert pipeline["evolve"].mutation_templates == {"HARDER": "Make it harder: <PROMPT>"}
     assert pipeline["evolve"].llm.generation_kwargs["stop_sequences"] == ["a", "b"]
     assert pipeline.requirements == ()
+    assert pipeline["keep"].align == "position"
     assert [record.message for record in caplog.records if "no_such_option" in record.message]
     assert "cuda_devices" not in caplog.text
     assert same(pipeline, Pipeline.from_dict(pipeline.dump()))

@@ -60,6 +60,18 @@ if __name__ == "__main__":
     print(json.dumps([dict(row) for row in distiset["default"]["train"]]))
 """
 
+JOIN = """
+import sys
+from distilabel.pipeline import Pipeline
+from distilabel.steps import CombineOutputs, DataSampler, LoadDataFromDicts
+
+with Pipeline("two sources", cache_dir=sys.argv[1]) as pipeline:
+    rows = LoadDataFromDicts(data=[{"n": n} for n in range(5)])
+    shots = DataSampler(data=[{"shot": "a"}], size=2, samples=5, batch_size=2)
+    [rows, shots] >> CombineOutputs()
+print([(row["n"], len(row["shot"])) for row in pipeline.run()["default"]["train"]])
+"""
+
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -133,3 +145,9 @@ def test_the_real_one_is_left_alone_outside_of_such_a_run(tmp_path: Path) -> Non
         "-c", path + "import asyncdistil.compat.distilabel, distilabel; print(distilabel.__name__)"
     )
     assert ours.stdout == "asyncdistil.compat.distilabel\n", ours.stderr
+
+
+def test_rows_of_two_sources_are_joined_by_their_place(script: Path, tmp_path: Path) -> None:
+    script.write_text(JOIN)
+    done = run("-m", "asyncdistil.compat", script, tmp_path / "cache")
+    assert done.stdout == f"{[(n, 2) for n in range(5)]}\n", done.stderr

@@ -6,6 +6,6 @@ spellings below ``asyncdistil``, and scripts that still say ``import distilabel`
 
 from __future__ import annotations
 
-from asyncdistil.compat.hooks import VARIABLE, install, stand_in
+from asyncdistil.compat.hooks import VARIABLE, install, stand_in, stands_in
 
-__all__ = ["VARIABLE", "install", "stand_in"]
+__all__ = ["VARIABLE", "install", "stand_in", "stands_in"]

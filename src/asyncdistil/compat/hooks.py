@@ -62,7 +62,7 @@ class StandIn:
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return what imports the module, or ``None`` where it is none of ours."""
-        if not name.startswith(_THEIRS) or os.environ.get(VARIABLE) != "1":
+        if not name.startswith(_THEIRS) or not stands_in():
             return None
         if name.partition(".")[0] != _THEIRS:
             return None
@@ -85,6 +85,11 @@ def install() -> None:
     if not any(type(finder) is OldNames for finder in sys.meta_path):
         sys.meta_path.insert(0, StandIn())
         sys.meta_path.append(OldNames())
+
+
+def stands_in() -> bool:
+    """Whether ``import distilabel`` gives asyncdistil here."""
+    return os.environ.get(VARIABLE) == "1"
 
 
 def stand_in() -> None:

@@ -218,4 +218,6 @@ class Classes:
             _log.warning(
                 "%s in %s: %s has no %s here, left out", place, self._where, kind.__name__, told
             )
-        return {key: value for key, value in fields.items() if key not in unknown}
+        known = {key: value for key, value in fields.items() if key not in unknown}
+        # What has no common identity is joined row by row there.
+        return {"align": "position", **known} if "align" in kind.model_fields else known

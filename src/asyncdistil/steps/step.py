@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, PositiveInt
 
 from asyncdistil.batch import Row
+from asyncdistil.compat.hooks import stands_in
 from asyncdistil.errors import StepError
 from asyncdistil.graph.plan import StepKind
 from asyncdistil.mixins import RUNTIME_PARAMETER
@@ -18,6 +19,10 @@ from asyncdistil.typing import StepOutput
 
 _T = TypeVar("_T")
 _ROWS_ONLY = frozenset({dict})
+
+
+def _usual_alignment() -> Literal["id", "position"]:
+    return "position" if stands_in() else "id"
 
 
 class Step(BaseStep):
@@ -37,7 +42,8 @@ class Step(BaseStep):
             columns, for every pipeline of the cache directory.
         join: What happens to a row id that one of several ports lacks: ``all`` refuses it,
             ``inner`` drops the row.
-        align: Whether rows of several ports are matched by ``id`` or by ``position``.
+        align: Whether rows of several ports are matched by ``id`` or, where they have no common
+            one, by ``position``; the latter is the default in scripts written for distilabel.
     """
 
     input_batch_size: Annotated[PositiveInt, RUNTIME_PARAMETER] = Field(
@@ -46,7 +52,7 @@ class Step(BaseStep):
     row_wise: bool = False
     memoize: bool = False
     join: Literal["all", "inner"] = "all"
-    align: Literal["id", "position"] = "id"
+    align: Literal["id", "position"] = Field(default_factory=_usual_alignment)
 
     def kind(self) -> StepKind:
         """``row`` or ``batch``."""
