@@ -151,3 +151,24 @@ def test_rows_of_two_sources_are_joined_by_their_place(script: Path, tmp_path: P
     script.write_text(JOIN)
     done = run("-m", "asyncdistil.compat", script, tmp_path / "cache")
     assert done.stdout == f"{[(n, 2) for n in range(5)]}\n", done.stderr
+
+
+WALK = """
+import asyncdistil.compat.distilabel
+from importlib import import_module
+from asyncdistil.compat.aliases import resolve
+from asyncdistil.compat.table import HOME, MODULES
+
+wrong = [
+    (module, name)
+    for module, names in MODULES.items()
+    for name in names
+    if name in HOME and getattr(import_module(f"distilabel.{module}"), name) is not resolve(name)
+]
+print(len(MODULES) > 100, wrong)
+"""
+
+
+def test_every_name_is_found_below_the_other_name_too() -> None:
+    done = run("-c", WALK)
+    assert done.stdout == "True []\n", done.stderr
