@@ -9,6 +9,7 @@ import pytest
 
 from asyncdistil.batch import Usage
 from asyncdistil.errors import GraphError, ParameterError
+from asyncdistil.models import OpenAILLM, openai_replies
 from asyncdistil.models.llms import AsyncLLM
 from asyncdistil.models.memoized import book
 from asyncdistil.pipeline import Pipeline, routing_batch_function
@@ -208,6 +209,38 @@ def test_model_calls_and_their_price_are_estimated_from_what_is_stored(tmp_path:
     changed = made(4, cost=300).plan()["ask"]
     assert changed.model_calls == 8
     assert [change.component for change in changed.changes] == ["field.llm.cost"]
+
+
+class Answering(OpenAILLM):
+    """Answers by itself, at an address where nobody could be asked."""
+
+    async def _send(self, request: Any, count: int) -> Any:
+        text = request.body["messages"][-1]["content"]
+        choice = {"message": {"content": text.upper()}, "finish_reason": "stop"}
+        body = {"choices": [choice] * count, "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+        return openai_replies.samples(json.dumps(body).encode(), service="nobody")
+
+
+def test_answers_in_the_memo_are_foreseen(tmp_path: Path) -> None:
+    def made(count: int, **task: Any) -> Pipeline:
+        model = Answering(model="m", base_url="http://models.invalid/v1", api_key="sk-none")
+        ask = TextGeneration(name="ask", llm=model, num_generations=2, **task)
+        return chain(tmp_path, ask, data=rows(count))
+
+    first = made(4).plan()["ask"]
+    assert (first.model_calls, first.memo_answers) == (8, 0)
+    report: Any = made(4).run().report
+    assert report["steps"]["ask"]["failed"] == 0
+    # Another column of metadata is another step, with the same requests.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    forecast = made(5, add_raw_output=False).plan()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    ask = forecast["ask"]
+    assert (ask.compute, ask.model_calls, ask.memo_answers) == (5, 2, 8)
+    assert "up to 2 of the model, 8 from the memo" in str(forecast)
+    report = made(5, add_raw_output=False).run().report
+    assert report["steps"]["ask"]["requests_cached"] == 8
+    assert made(5, add_raw_output=True).plan(use_cache=False)["ask"].memo_answers == 0
 
 
 def test_a_forecast_is_plain_data_and_a_table(tmp_path: Path) -> None:

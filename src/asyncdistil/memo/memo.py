@@ -67,6 +67,7 @@ class Memo:
         self._writer: MemoWriter | None = None
         self._last_stamp = 0
         self._looked_seconds = 0.0
+        self._reads_only = False
 
     @classmethod
     def open(
@@ -100,6 +101,32 @@ class Memo:
         except OSError as error:
             raise refused(directory, "be opened", error) from error
         memo._catalogue.pack_if_worthwhile()
+        return memo
+
+    @classmethod
+    def peek(cls, memo_dir: Path, *, files: Files | None = None) -> Memo | None:
+        """Open the memo to read in it: nothing is made or written, not even when it is closed.
+
+        Args:
+            memo_dir: ``<cache>/memo``.
+            files: The disk.
+
+        Returns:
+            The memo, or ``None`` if there is none.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        files = files or LocalFiles()
+        directory = namespace_dir(memo_dir)
+        if not files.exists(directory):
+            return None
+        memo = cls(directory, files)
+        memo._reads_only = True
+        try:
+            memo._catalogue.reset()
+        except OSError as error:
+            raise refused(directory, "be opened", error) from error
         return memo
 
     def __len__(self) -> int:
@@ -198,7 +225,8 @@ class Memo:
     def close(self) -> None:
         """Close every file; leaves the index on disk if that saves the next one time."""
         with self._lock:
-            self._catalogue.pack_if_worthwhile()
+            if not self._reads_only:
+                self._catalogue.pack_if_worthwhile()
             self._end_segment()
             self._shelf.close()
 

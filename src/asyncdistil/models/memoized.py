@@ -297,6 +297,20 @@ class Memoized:
         return replies
 
 
+class NotStored(Exception):
+    """The store has no answer, and nobody is asked."""
+
+
+class StoredOnly(Memoized):
+    """Answers from the store alone: to find out what would have to be asked."""
+
+    async def probe(self, ask: Callable[[], Awaitable[str]]) -> None:
+        """Ask nobody: answers of a stand-in stay unknown."""
+
+    async def _ask(self, fetch: Fetch, count: int) -> list[Reply]:
+        raise NotStored
+
+
 def failed_reply(error: ModelError) -> Reply:
     """Keep an error as a reply; its body is what the service said, empty if it said nothing."""
     failure = failure_of(error, detail=error.detail or " ")

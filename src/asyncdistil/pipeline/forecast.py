@@ -13,8 +13,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from asyncdistil.batch import BatchRef, Digest, Origins, Row, RunId, StepName
-from asyncdistil.codec import EncodedRows, content_digest, encode_rows
+from asyncdistil.batch import BatchRef, Digest, Origins, Row, RowSlice, RunId, StepName
+from asyncdistil.codec import EncodedRows, content_digest, decode_rows, encode_rows
 from asyncdistil.graph.plan import RunPlan, StepKind, StepPlan
 from asyncdistil.log import StoreReader
 from asyncdistil.log.events import Commit
@@ -22,9 +22,11 @@ from asyncdistil.pipeline.changes import Change, changes_of
 from asyncdistil.pipeline.history import History, Interval, history_of
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.planning import PreparedRun, build_plan
+from asyncdistil.pipeline.recall import NOTHING, recall
 from asyncdistil.pipeline.session import complete_hit, run_id_of
 from asyncdistil.steps.base import BaseStep
 from asyncdistil.steps.load_dicts import LoadDataFromDicts
+from asyncdistil.supervisor.chunk import Chunk
 from asyncdistil.supervisor.rehearsal import (
     UNWRITTEN,
     DigestsAtHand,
@@ -56,8 +58,9 @@ class StepForecast:
             row-wise steps, whose calls hold as many rows as happen to wait, and if unknown.
         why: What makes it run, in words; empty if all of it is replayed.
         changes: Components of its key that differ from the nearest stored one.
-        model_calls: Requests for the rows that are computed or pending, at most: the memo may
-            answer some of them for nothing. 0 for steps without a model.
+        model_calls: Requests for the rows that are computed or pending, at most: those of rows
+            that are not stored yet may be in the memo too. 0 for steps without a model.
+        memo_answers: Requests for stored rows that the memo answers for nothing.
         tokens: Paid tokens of those requests, by the cheapest and the dearest stored batch;
             ``None`` if nothing is stored to go by.
         cost_microusd: The same in millionths of a US dollar.
@@ -75,6 +78,7 @@ class StepForecast:
     why: str
     changes: tuple[Change, ...] = field(default=(), repr=False)
     model_calls: int | None = 0
+    memo_answers: int = 0
     tokens: Interval | None = None
     cost_microusd: Interval | None = None
     seconds: float | None = None
@@ -190,13 +194,17 @@ def _cells(step: StepForecast) -> tuple[str, ...]:
         calls = "model calls: unknown"
     elif step.model_calls:
         calls = f"up to {step.model_calls:,} of the model"
+    if step.memo_answers:
+        calls += f"{', ' if step.model_calls else ''}{step.memo_answers:,} from the memo"
     return (step.name, f"{step.replayed:,}", f"{step.compute:,}", after, calls, step.why)
 
 
-def _spending(steps: Iterable[StepForecast]) -> str:
+def _spending(steps: Sequence[StepForecast]) -> str:
     calls = [step.model_calls for step in steps]
+    answers = sum(step.memo_answers for step in steps)
+    memo = f", {answers:,} answers come from the memo" if answers else ""
     if not any(calls) and None not in calls:
-        return ""
+        return memo
     text = f", at most {sum(n or 0 for n in calls):,} model calls"
     if None in calls:
         text = ", an unknown number of model calls"
@@ -207,7 +215,7 @@ def _spending(steps: Iterable[StepForecast]) -> str:
             text += f", {_range(f'{low:,}', f'{high:,}')} tokens"
         elif high:
             text += f", {_range(f'${low / 1e6:.4f}', f'${high / 1e6:.4f}')}"
-    return text
+    return text + memo
 
 
 def _range(low: str, high: str) -> str:
@@ -272,6 +280,7 @@ class Outlook:
         store: The store, or ``None`` if the pipeline never ran.
         resumes: Whether an unfinished run would be taken up.
         generated: Rows of generators that are known before they run, by step.
+        rows: Reads rows that are stored, or known before they are.
     """
 
     prepared: PreparedRun
@@ -280,6 +289,7 @@ class Outlook:
     store: StoreReader | None
     resumes: bool
     generated: Mapping[StepName, int]
+    rows: Callable[[RowSlice], list[Row]]
 
 
 def outlook_of(prepared: PreparedRun, opened: ExitStack) -> Outlook:
@@ -307,7 +317,15 @@ def outlook_of(prepared: PreparedRun, opened: ExitStack) -> Outlook:
             coming[step.lineage] = list(_unwritten(step, run, rows, unwritten))
             generated[step.name] = sum(map(len, rows))
     rehearsal = Rehearsal(plan, run, Foreseen(stored, coming), DigestsAtHand(reader, unwritten))
-    return Outlook(prepared, plan, rehearsal, store, resumes, generated)
+
+    def rows_of(part: RowSlice) -> list[Row]:
+        if part.ref.segment != UNWRITTEN:
+            assert reader is not None, "only a store has references to segments"
+            return reader.rows(part)
+        body, offsets, _ = unwritten[part.ref.offset]
+        return decode_rows(body[offsets[part.start] : offsets[part.stop]], part.rows)
+
+    return Outlook(prepared, plan, rehearsal, store, resumes, generated, rows_of)
 
 
 def _rows_to_come(
@@ -434,7 +452,7 @@ class _Teller:
             why=self._why(step, changes, computing=not settled, arrived=bool(compute)),
             changes=changes,
             seconds=history.seconds_for(to_run),
-            **self._model(step, history, to_run),
+            **self._model(step, history, to_run, missing),
         )
 
     def _pending(self, step: StepPlan, here: int) -> int | None:
@@ -456,16 +474,28 @@ class _Teller:
             return None
         return max(max(port.total or 0 for port in ports) - here, 0)
 
-    def _model(self, step: StepPlan, history: History, rows: int | None) -> dict[str, Any]:
-        made = self._outlook.prepared.step(step.name)
+    def _model(
+        self,
+        step: StepPlan,
+        history: History,
+        rows: int | None,
+        missing: Sequence[Chunk] = (),
+    ) -> dict[str, Any]:
+        outlook = self._outlook
+        made = outlook.prepared.step(step.name)
         per_row = _requests_per_row(made)
         if not per_row and not history.requests:
             return {}
+        recalled = NOTHING
+        if step.reuse == "any" and not self._hit:
+            memo = outlook.prepared.cache_dir / "memo"
+            recalled = recall(made, missing, memo, outlook.rows, outlook.rehearsal.claims)
         if rows is None:
-            return {"model_calls": None}
-        calls = math.ceil(rows * max(per_row, history.requests_per_row))
+            return {"model_calls": None, "memo_answers": recalled.answers}
+        calls = math.ceil((rows - recalled.rows) * max(per_row, history.requests_per_row))
         return {
             "model_calls": calls,
+            "memo_answers": recalled.answers,
             "tokens": history.tokens_for(calls),
             "cost_microusd": history.cost_for(calls),
         }

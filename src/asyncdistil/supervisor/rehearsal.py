@@ -15,6 +15,7 @@ from asyncdistil.graph.plan import RunPlan
 from asyncdistil.log.events import Commit, Reuse
 from asyncdistil.supervisor.build import Stored
 from asyncdistil.supervisor.chunk import Chunk
+from asyncdistil.supervisor.claims import Claims
 from asyncdistil.supervisor.ids import START
 from asyncdistil.supervisor.machine import Machine
 from asyncdistil.supervisor.operator import NO_DIGEST, StepOperator
@@ -169,6 +170,11 @@ class Rehearsal:
     def refusal(self) -> str:
         """Why the run would stop where it stands, or empty."""
         return "" if self._machine.state.stop is None else str(self._machine.state.stop)
+
+    @property
+    def claims(self) -> Claims:
+        """Samples that replayed work has taken."""
+        return self._machine.state.claims
 
     def output(self, step: StepName) -> Recorder:
         """Rows of a step that are stored and that the run would use."""

@@ -6,7 +6,7 @@ A subclass says how a request is sent (`_send`) and how one stored reply is read
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from pydantic import Field, PrivateAttr, field_validator
 
@@ -16,7 +16,7 @@ from asyncdistil.models import memoized
 from asyncdistil.models.http import HttpClient
 from asyncdistil.models.identity import is_loopback, public_url
 from asyncdistil.models.llms.base import AsyncLLM
-from asyncdistil.models.memoized import Memoized, request_key
+from asyncdistil.models.memoized import Memoized, StoredOnly, request_key
 from asyncdistil.models.output import prepare_output
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.reply import ACCEPTED, Outcome, Reply
@@ -95,6 +95,14 @@ class RemoteLLM(Service, AsyncLLM):
         """Close the connections."""
         self._disconnect()
         super().unload()
+
+    def stored_only(self) -> Self:
+        """A copy that answers from the memo alone; what is not there raises `NotStored`."""
+        twin = self.model_copy()
+        # Not connected either, so that whatever goes another way can't be sent.
+        twin._client = twin._endpoint = None
+        twin._memoized = StoredOnly()
+        return twin
 
     def __getstate__(self) -> dict[Any, Any]:
         """State without connections and requests in flight."""
