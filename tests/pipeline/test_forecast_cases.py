@@ -7,12 +7,15 @@ from typing import Any, ClassVar
 
 import pytest
 
-from asyncdistil.batch import Usage
+from asyncdistil.batch import FRESH_ORIGINS, RunId, Usage
+from asyncdistil.codec import encode_rows
 from asyncdistil.errors import GraphError, ParameterError
+from asyncdistil.log import SegmentWriter, Store
+from asyncdistil.log.events import Commit, RunBegin, StepDef
 from asyncdistil.models import OpenAILLM, openai_replies
 from asyncdistil.models.llms import AsyncLLM
 from asyncdistil.models.memoized import book
-from asyncdistil.pipeline import Pipeline, routing_batch_function
+from asyncdistil.pipeline import Pipeline, RunOptions, build_plan, routing_batch_function
 from asyncdistil.pipeline.history import Interval
 from asyncdistil.steps import GeneratorStep, GlobalStep, LoadDataFromDicts, Step, StepInput
 from asyncdistil.steps.tasks import TextGeneration
@@ -136,6 +139,32 @@ def test_rows_added_at_the_end_cost_only_themselves(tmp_path: Path) -> None:
     report: Any = made(13).run().report
     assert report["steps"]["plus"]["inputs_replayed"] == 10
     assert report["steps"]["plus"]["inputs_computed"] == 3
+
+
+def test_a_loader_goes_on_behind_what_is_stored(tmp_path: Path) -> None:
+    def made() -> Pipeline:
+        return chain(tmp_path, Plus(name="plus", input_batch_size=5))
+
+    plan = build_plan(made(), RunOptions()).outline
+    (load, _) = plan.steps
+    assert load.data_identity is not None
+    store = Store.open(tmp_path, "cases")
+    segment, fd = store.create_segment(load.lineage)
+    written = SegmentWriter(fd, segment, store.id).append(encode_rows(rows(7), step="load"))
+    run = RunId("0" * 32)
+    begin = RunBegin(run, plan.signature, plan.aggregated_signature, plan.options, 0.0)
+    commit = Commit(run, load.lineage, (), (load.data_identity,), written, FRESH_ORIGINS)
+    store.append([begin, StepDef(load.lineage, load.name, load.definition), commit])
+    store.close(clean=True)
+
+    forecast = made().plan()
+    assert forecast.resumes
+    assert (forecast["load"].replayed, forecast["load"].compute) == (7, 3)
+    assert (forecast["plus"].compute, forecast["plus"].calls) == (10, 2)
+    report: Any = made().run().report
+    assert report["run"] == run
+    assert report["steps"]["load"]["rows_replayed"] == 7
+    assert report["steps"]["load"]["rows_computed"] == 3
 
 
 def test_use_cache_false_is_foreseen_for_a_run_and_for_a_step(tmp_path: Path) -> None:

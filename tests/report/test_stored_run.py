@@ -277,6 +277,9 @@ def test_a_run_is_read_while_it_goes_on(tmp_path: Path) -> None:
             assert [row["n"] for row in run.rows("load")] == list(range(8))
             assert list(run.rows("free")) == first
             assert "gate" not in run.steps
+        foreseen = pipeline.plan()
+        assert foreseen.resumes
+        assert (foreseen["free"].replayed, foreseen["gate"].compute) == (8, 8)
         gate.write_text("")
         assert [batch.step async for batch in stream] == ["gate"]
         with opened(tmp_path) as run:

@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from asyncdistil.batch import BatchRef, Digest, Origins, Row, RowSlice, RunId, StepName
+from asyncdistil.batch import BatchRef, Digest, Lsn, Origins, Row, RowSlice, RunId, StepName
 from asyncdistil.codec import EncodedRows, content_digest, decode_rows, encode_rows
 from asyncdistil.graph.plan import RunPlan, StepKind, StepPlan
 from asyncdistil.log import StoreReader
@@ -34,6 +34,7 @@ from asyncdistil.supervisor.rehearsal import (
     NothingStored,
     Rehearsal,
 )
+from asyncdistil.supervisor.reuse import generator_chain
 
 if TYPE_CHECKING:
     from asyncdistil.pipeline.pipeline import Pipeline
@@ -116,7 +117,7 @@ class Forecast:
         pipeline: Name that the run would be logged under.
         steps: In topological order.
         hit: Whether the stored dataset is served as it is: nothing runs, no worker is started.
-        resumes: Whether an unfinished run would be taken up.
+        resumes: Whether the last run has not ended and would be taken up.
         refusal: What would stop the run where the log ends, or empty.
         warnings: What a run would warn of.
     """
@@ -163,7 +164,7 @@ class Forecast:
     def __str__(self) -> str:
         lines = [f"{self.pipeline}: {self.summary}"]
         if self.resumes:
-            lines.append("The last run did not end and is taken up.")
+            lines.append("The last run has not ended: it is taken up, or still under way.")
         lines += _aligned([_HEADINGS, *(_cells(step) for step in self.steps)])
         lines += [f"! {text}" for text in (*self.warnings, self.refusal) if text]
         return "\n".join(lines)
@@ -269,6 +270,18 @@ def forecast(pipeline: Pipeline, options: RunOptions) -> Forecast:
     )
 
 
+class Generated(NamedTuple):
+    """What a generator will have made.
+
+    Attributes:
+        rows: All of its rows.
+        begun: How many of them an earlier run has stored.
+    """
+
+    rows: int
+    begun: int
+
+
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """A run that was rehearsed, and what is known beside it.
@@ -288,7 +301,7 @@ class Outlook:
     rehearsal: Rehearsal
     store: StoreReader | None
     resumes: bool
-    generated: Mapping[StepName, int]
+    generated: Mapping[StepName, Generated]
     rows: Callable[[RowSlice], list[Row]]
 
 
@@ -310,12 +323,13 @@ def outlook_of(prepared: PreparedRun, opened: ExitStack) -> Outlook:
     stored = NothingStored() if store is None else store
     coming: dict[Digest, list[Commit]] = {}
     unwritten: dict[int, EncodedRows] = {}
-    generated: dict[StepName, int] = {}
+    generated: dict[StepName, Generated] = {}
     for step in plan.steps:
         rows = _rows_to_come(prepared, step, run, stored.step_done)
         if rows:
             coming[step.lineage] = list(_unwritten(step, run, rows, unwritten))
-            generated[step.name] = sum(map(len, rows))
+            begun = _begun(step, run, stored.commits(step.lineage))
+            generated[step.name] = Generated(sum(map(len, rows)), begun)
     rehearsal = Rehearsal(plan, run, Foreseen(stored, coming), DigestsAtHand(reader, unwritten))
 
     def rows_of(part: RowSlice) -> list[Row]:
@@ -345,6 +359,14 @@ def _rows_to_come(
     if done is not None and (step.reuse == "any" or done[1] == run):
         return []
     return [rows for rows, _ in made.generate(0) if rows]
+
+
+def _begun(step: StepPlan, run: RunId, commits: Sequence[tuple[Lsn, Commit]]) -> int:
+    """Rows of a generator that the run goes on behind."""
+    assert step.data_identity is not None
+    own = [(lsn, c) for lsn, c in commits if step.reuse == "any" or c.run == run]
+    chain = generator_chain(own, step.data_identity)
+    return sum(ref.rows for _, commit in chain for ref in commit.outputs)
 
 
 def _unwritten(
@@ -397,8 +419,9 @@ class _Teller:
         coming = self._outlook.generated.get(step.name)
         pending: int | None = 0
         if coming is not None:
-            compute = coming
-            self._out[step.name] = _Expected(coming, settled=True)
+            stored = coming.begun
+            compute = coming.rows - stored
+            self._out[step.name] = _Expected(coming.rows, settled=True)
         else:
             stored = sum(chunk.rows for chunk in came)
             settled = rehearsal.ended(step.name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from asyncdistil.batch import Row, RowSlice
+from asyncdistil.errors import LogError
 from asyncdistil.memo import Key, Memo, Replies
 from asyncdistil.models import memoized
 from asyncdistil.models.reply import Reply
@@ -97,7 +98,13 @@ async def _asked(task: BaseStep, rows: Iterator[Row], store: _Counting) -> Recal
     for row in rows:
         store.hits = 0
         store.misses = 0
-        entry = await task.aapply(row)  # type: ignore[attr-defined]
+        try:
+            entry = await task.aapply(row)  # type: ignore[attr-defined]
+        except LogError:
+            raise
+        except Exception:
+            # The task was not loaded and may need it; the run will say what is wrong, if anything.
+            continue
         # A row that failed of itself was not answered either, as far as anybody can tell.
         if store.hits and not store.misses and not isinstance(entry, FailedRow):
             whole += 1
