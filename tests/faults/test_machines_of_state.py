@@ -245,7 +245,7 @@ def test_any_dag_on_any_day_ends_with_the_rows_of_a_plain_loop(
     faults: Any, borrow: Any, shard: int
 ) -> None:
     machines = borrow("supervisor/test_machine_runs.py")
-    examples = faults.amount(smoke=60, short=500, full=2_500, soak=1_000_000)
+    examples = faults.amount(smoke=60, short=300, full=2_500, soak=1_000_000)
     done = 0
 
     @seed(faults.rng("dags").randrange(1 << 30))
