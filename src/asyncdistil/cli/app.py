@@ -41,9 +41,7 @@ Script = Annotated[
         metavar="SCRIPT_OR_YAML", help="A Python script, or a YAML file with a pipeline."
     ),
 ]
-Arguments = Annotated[
-    list[str] | None, typer.Argument(metavar="[-- ARGS]", help="For the script.")
-]
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="[-- ARGS]", help="For the script.")]
 Param = Annotated[
     list[str] | None,
     typer.Option(metavar="STEP.KEY=VALUE", help="Set a runtime parameter; may be repeated."),
@@ -241,9 +239,7 @@ def failures(
     with told(debug=debug, as_json=as_json):
         from asyncdistil.cli import failed
 
-        failed.failures(
-            run, cache_dir, step=step, details=details, with_rows=rows, as_json=as_json
-        )
+        failed.failures(run, cache_dir, step=step, details=details, with_rows=rows, as_json=as_json)
 
 
 @app.command()

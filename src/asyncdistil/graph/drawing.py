@@ -189,12 +189,13 @@ def _edge(chain: list[_Spot], edge: Link) -> str:
 
 def _box(spot: _Spot, box: Box) -> str:
     left, top = spot.x, spot.y - _BOX_HEIGHT / 2
+    name, note = _short(box.name, _NAME_CHARACTERS), _short(box.note, _NOTE_CHARACTERS)
     parts = [
         f"<g><title>{escaped(box.name)}{escaped(': ' + box.note if box.note else '')}</title>"
         f'<rect class="box" x="{left:.0f}" y="{top:.0f}" width="{_BOX_WIDTH}" '
         f'height="{_BOX_HEIGHT}" rx="7"/>'
-        f'<text class="name" x="{left + 10:.0f}" y="{top + 21:.0f}">{_short(box.name, _NAME_CHARACTERS)}</text>'
-        f'<text class="note" x="{left + 10:.0f}" y="{top + 37:.0f}">{_short(box.note, _NOTE_CHARACTERS)}</text>'
+        f'<text class="name" x="{left + 10:.0f}" y="{top + 21:.0f}">{name}</text>'
+        f'<text class="note" x="{left + 10:.0f}" y="{top + 37:.0f}">{note}</text>'
     ]
     if box.shares:
         room = _BOX_WIDTH - 20

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from asyncdistil.batch import Row, RowSlice
 from asyncdistil.errors import LogError
@@ -20,6 +20,7 @@ from asyncdistil.models import memoized
 from asyncdistil.models.reply import Reply
 from asyncdistil.steps.base import BaseStep
 from asyncdistil.steps.rows import FailedRow
+from asyncdistil.steps.step import Step
 from asyncdistil.supervisor.chunk import Chunk
 from asyncdistil.supervisor.claims import Claims
 from asyncdistil.transport import brokers
@@ -63,19 +64,15 @@ def recall(
     Raises:
         LogError: Rows or memo can't be read.
     """
-    from asyncdistil.models.llms.remote import RemoteLLM
-    from asyncdistil.steps.tasks import Task
-
-    if not missing or not isinstance(step, Task) or not step.asynchronous:
-        return NOTHING
-    model: Any = step.llm
-    if not isinstance(model, RemoteLLM):
+    # Only models behind a network can do without being asked, and only tasks have models.
+    stored_only = getattr(getattr(step, "llm", None), "stored_only", None)
+    if not missing or stored_only is None or not (isinstance(step, Step) and step.asynchronous):
         return NOTHING
     memo = Memo.peek(memo_dir)
     if memo is None:
         return NOTHING
     twin = step.model_copy()
-    twin.__dict__["llm"] = model.stored_only()
+    twin.__dict__["llm"] = stored_only()
     store = _Counting(Replies(memo, Reply))
     with closing(memo), _offered(store, claims), ThreadPoolExecutor(1) as thread:
         # In a thread of its own, because the caller may have a loop, as notebooks do.
@@ -93,13 +90,13 @@ def _rows(missing: Sequence[Chunk], rows_of: Callable[[RowSlice], list[Row]]) ->
                 yield row
 
 
-async def _asked(task: BaseStep, rows: Iterator[Row], store: _Counting) -> Recalled:
+async def _asked(task: Step, rows: Iterator[Row], store: _Counting) -> Recalled:
     whole, answers = 0, 0
     for row in rows:
         store.hits = 0
         store.misses = 0
         try:
-            entry = await task.aapply(row)  # type: ignore[attr-defined]
+            entry = await task.aapply(row)
         except LogError:
             raise
         except Exception:

@@ -6,7 +6,7 @@ A subclass says how a request is sent (`_send`) and how one stored reply is read
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from pydantic import Field, PrivateAttr, field_validator
 
@@ -96,7 +96,7 @@ class RemoteLLM(Service, AsyncLLM):
         self._disconnect()
         super().unload()
 
-    def stored_only(self) -> Self:
+    def stored_only(self) -> "RemoteLLM":
         """A copy that answers from the memo alone; what is not there raises `NotStored`."""
         twin = self.model_copy()
         # Not connected either, so that whatever goes another way can't be sent.
