@@ -277,3 +277,33 @@ def test_a_wrong_field_is_refused_without_its_value() -> None:
     with pytest.raises(ParameterError, match=r"step 'k' in the dict.*extra") as refused:
         Pipeline.from_dict(data)
     assert SECRET not in str(refused.value)
+
+
+def test_what_distilabel_leaves_open_gets_our_default() -> None:
+    model = {
+        "model": "m",
+        "timeout": 33,
+        "type_info": {"module": "distilabel.models.llms.openai", "name": "OpenAILLM"},
+    }
+    merge = step("merge", "distilabel.steps", "MergeColumns", columns=["a"], output_column=None)
+    # None is a value there: no system message.
+    solve = step(
+        "solve", "distilabel.steps.tasks", "MathShepherdGenerator", llm=model, system_prompt=None
+    )
+    pipeline: Any = Pipeline.from_dict(declared([merge, solve]))
+    assert pipeline["merge"].output_column == "merged_column"
+    assert pipeline["solve"].system_prompt is None
+    assert pipeline["solve"].llm.timeout_seconds == 33
+    assert same(pipeline, Pipeline.from_dict(pipeline.dump()))
+
+
+def test_a_task_for_images_has_its_model_once() -> None:
+    model = {
+        "model": "d",
+        "type_info": {"module": "distilabel.models", "name": "OpenAIImageGeneration"},
+    }
+    fields = {"llm": model, "image_generation_model": model}
+    draw = step("draw", "distilabel.steps.tasks.image_generation", "ImageGeneration", **fields)
+    pipeline: Any = Pipeline.from_dict(declared([draw]))
+    assert pipeline["draw"].llm is pipeline["draw"].image_generation_model
+    assert same(pipeline, Pipeline.from_dict(pipeline.dump()))

@@ -6,10 +6,10 @@ import logging
 import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
 
 from asyncdistil.compat.aliases import hint, resolve
 from asyncdistil.compat.table import ABSENT, HOME
@@ -176,6 +176,9 @@ class Classes:
             return kind
         if name.root == _THEIRS:
             fields = self._known_fields(kind, fields, place)
+        if "image_generation_model" in fields:
+            # The same model once more, as tasks for images have it under both names.
+            fields.pop("llm", None)
         try:
             return kind(**fields)
         except ValidationError as error:
@@ -212,12 +215,27 @@ class Classes:
         for key, value in fields.items():
             if isinstance(value, dict) and value and list(value) == [*map(str, range(len(value)))]:
                 fields[key] = list(value.values())
-        unknown = {key: value for key, value in fields.items() if key not in kind.model_fields}
+        names = _names(kind)
+        unknown = {key: value for key, value in fields.items() if key not in names}
+        # Their default may be None where ours is what they make of it.
+        unset = {key for key in names.keys() & fields if fields[key] is None and not names[key]}
         told = sorted(key for key, value in unknown.items() if value not in _NOTHING)
         if told:
             _log.warning(
                 "%s in %s: %s has no %s here, left out", place, self._where, kind.__name__, told
             )
-        known = {key: value for key, value in fields.items() if key not in unknown}
+        known = {key: value for key, value in fields.items() if key in names.keys() - unset}
         # What has no common identity is joined row by row there.
         return {"align": "position", **known} if "align" in kind.model_fields else known
+
+
+def _names(kind: type[BaseModel]) -> dict[str, bool]:
+    """Names under which fields of a class are given, and whether each may be ``None``."""
+    names: dict[str, bool] = {}
+    for name, field in kind.model_fields.items():
+        optional = field.annotation is Any or type(None) in get_args(field.annotation)
+        given = [name, field.alias, field.validation_alias]
+        if isinstance(field.validation_alias, AliasChoices):
+            given += field.validation_alias.choices
+        names |= {one: optional for one in given if isinstance(one, str)}
+    return names

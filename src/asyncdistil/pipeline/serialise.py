@@ -158,7 +158,7 @@ def _model(model: BaseModel, where: str, problems: list[Problem]) -> dict[str, A
         if (
             field.exclude
             or secret_class(field.annotation) is not None
-            or (value is None and not field.is_required())
+            or (value is None and field.default is None and field.default_factory is None)
             or (isinstance(value, str) and _SECRET_NAME.fullmatch(name))
         ):
             continue
