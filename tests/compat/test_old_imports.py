@@ -32,6 +32,7 @@ steps.tasks.base.GeneratorTask steps.tasks.base.Task typing.GenerateOutput typin
 steps.tasks.typing.ChatType steps.typing.StepOutput distiset.Distiset llms.vLLM
 mixins.runtime_parameters.RuntimeParameter models.AsyncLLM models.TransformersLLM
 models.image_generation.OpenAIImageGeneration models.image_generation.utils.image_to_str
+pipeline.InstructionResponsePipeline
 models.llms.OpenAILLM models.mixins.MagpieChatTemplateMixin pipeline.sample_n_steps
 steps.tasks.APIGenExecutionChecker steps.tasks.APIGenGenerator
 steps.tasks.APIGenSemanticChecker steps.tasks.CLAIR steps.tasks.ComplexityScorer
@@ -79,3 +80,13 @@ def test_importing_the_package_reads_no_table() -> None:
     program = "import sys, asyncdistil; print('asyncdistil.compat.table' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert said.stdout.split() == [b"False"]
+
+
+def test_the_ready_pipeline_is_one_magpie() -> None:
+    from asyncdistil.pipeline import InstructionResponsePipeline
+
+    made = InstructionResponsePipeline(hf_token="hf_x", num_rows=3, n_turns=2)
+    (name,) = made.pipeline
+    step = made.pipeline[name]
+    assert (type(step).__name__, step.num_rows, step.n_turns) == ("MagpieGenerator", 3, 2)  # type: ignore[attr-defined]
+    assert step.secrets() == ["hf_x"]

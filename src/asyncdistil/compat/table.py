@@ -22,7 +22,10 @@ _HOMES: dict[str, str] = {
         "OutlinesStructuredOutputType StandardInput StructuredInput StructuredOutputType "
         "TextContent"
     ),
-    "pipeline": "Pipeline RoutingBatchFunction requirements routing_batch_function sample_n_steps",
+    "pipeline": (
+        "InstructionResponsePipeline Pipeline RoutingBatchFunction requirements "
+        "routing_batch_function sample_n_steps"
+    ),
     "pipeline.options": "LoadGroups",
     "steps": (
         "CombineOutputs ConversationTemplate DataSampler DeitaFiltering EmbeddingDedup "
@@ -88,7 +91,6 @@ ABSENT: dict[str, str] = {
     "ArgillaLabeller": _NO_ARGILLA,
     "DAG": "Pipeline.graph gives a copy of the wiring",
     "DBSCAN": _NO_CLUSTERS,
-    "InstructionResponsePipeline": "write a Pipeline with one MagpieGenerator",
     "LlamaCppEmbeddings": _SERVED,
     "MlxLLM": "start mlx_lm.server and use OpenAILLM with its base_url",
     "PreferenceToArgilla": _NO_ARGILLA,

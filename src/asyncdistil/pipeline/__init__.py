@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from asyncdistil.pipeline.packages import requirements
     from asyncdistil.pipeline.pipeline import Pipeline
     from asyncdistil.pipeline.planning import PreparedRun, build_plan
+    from asyncdistil.pipeline.templates import InstructionResponsePipeline
     from asyncdistil.steps.routing import (
         RoutingBatchFunction,
         routing_batch_function,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Budget": "asyncdistil.pipeline.options",
+    "InstructionResponsePipeline": "asyncdistil.pipeline.templates",
     "Pipeline": "asyncdistil.pipeline.pipeline",
     "PreparedRun": "asyncdistil.pipeline.planning",
     "RoutingBatchFunction": "asyncdistil.steps.routing",
@@ -33,6 +35,7 @@ _HOMES = {
 
 __all__ = [
     "Budget",
+    "InstructionResponsePipeline",
     "Pipeline",
     "PreparedRun",
     "RoutingBatchFunction",
