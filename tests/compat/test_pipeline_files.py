@@ -307,3 +307,10 @@ def test_a_task_for_images_has_its_model_once() -> None:
     pipeline: Any = Pipeline.from_dict(declared([draw]))
     assert pipeline["draw"].llm is pipeline["draw"].image_generation_model
     assert same(pipeline, Pipeline.from_dict(pipeline.dump()))
+
+
+@pytest.mark.parametrize("module", ["asyncdistil.compat.__main__", "distilabel.__main__", "os"])
+def test_a_file_starts_no_program(module: str) -> None:
+    with pytest.raises(DataError, match="NoSuchStep"):
+        Pipeline.from_dict(declared([step("a", module, "NoSuchStep")]))
+    assert "asyncdistil.compat.__main__" not in sys.modules

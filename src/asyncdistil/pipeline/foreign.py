@@ -126,7 +126,8 @@ class Classes:
     def _ours(self, name: _Name) -> Any:
         """A class of this library, by its present or any former place; ``None`` if none."""
         found: Any = None
-        if name.root == _OWN:
+        # Importing a `__main__` would run a program.
+        if name.root == _OWN and "._" not in name.module:
             try:
                 found = getattr(import_module(name.module), name.name)
             except (ImportError, AttributeError):
