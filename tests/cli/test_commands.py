@@ -103,7 +103,7 @@ def test_a_pipeline_that_a_script_only_declares_is_run_with_the_parameters_of_th
     path = tmp_path / "declared.py"
     path.write_text(DECLARED)
     for _ in range(2):
-        done = invoke("run", path, "--param", "add.input_batch_size=7", "--json", "--no-cache")
+        done = invoke("run", path, "--param", "add.amount=2", "--json", "--no-cache")
         (run,) = json.loads(done.stdout)["runs"]
         assert run["steps"]["add"]["rows_computed"] == 20
     refused = invoke("run", path, "--param", "ad.input_batch_size=7")

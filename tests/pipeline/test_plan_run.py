@@ -243,14 +243,15 @@ def test_a_missing_parameter_is_answered_with_the_call_to_write() -> None:
     assert step.token == "t"
 
 
-def test_unknown_names_among_the_parameters_are_told_with_the_closest_known(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("parameters", "near"),
+    [({"tims": {"a": 1}}, "times"), ({"times": {"setings": {}}}, "settings")],
+)
+def test_unknown_names_among_the_parameters_are_refused_with_the_closest_known(
+    parameters: dict[str, Any], near: str
 ) -> None:
-    caplog.set_level(logging.WARNING)
-    parameters = {"tims": {"a": 1}, "times": {"setings": {}}}
-    prepared(chain(), parameters=parameters)
-    assert "did you mean 'times'?" in caplog.text
-    assert "did you mean 'settings'?" in caplog.text
+    with pytest.raises(ParameterError, match=f"did you mean '{near}'"):
+        prepared(chain(), parameters=parameters)
 
 
 def test_a_wrong_parameter_is_refused_by_its_path() -> None:

@@ -60,9 +60,25 @@ def test_parameters_are_set_converted_and_nested() -> None:
     assert step.llm.key.get_secret_value() == "new"
 
 
-def test_an_unknown_name_is_reported_with_the_nearest_and_left_out(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"retrys": 1}, "has no runtime parameter 'retrys': did you mean 'retries'?"),
+        ({"llm": {"temprature": 1}}, "llm has no runtime parameter 'temprature': did you mean"),
+        ({"judges": {"7": {}}}, "judges has no runtime parameter '7'"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(parameters: dict[str, Any], says: str) -> None:
+    step = Ask(name="ask")
+    with pytest.raises(ParameterError) as refused:
+        step.set_runtime_parameters({"retries": 9, **parameters})
+    assert says in str(refused.value)
+
+
+def test_a_script_for_distilabel_is_warned_of_unknown_names_as_it_expects(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("ASYNCDISTIL_STANDS_IN", "1")
     step = Ask(name="ask")
     with caplog.at_level(logging.WARNING):
         step.set_runtime_parameters({"retrys": 1, "llm": {"temprature": 1}, "judges": {"7": {}}})

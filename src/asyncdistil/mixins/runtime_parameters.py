@@ -18,6 +18,7 @@ from pydantic import BaseModel, GetCoreSchemaHandler, SecretBytes, SecretStr, Va
 from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
 
+from asyncdistil.compat.hooks import stands_in
 from asyncdistil.errors import ParameterError
 
 _T = TypeVar("_T")
@@ -174,20 +175,21 @@ class HasRuntimeParameters(BaseModel):
     def set_runtime_parameters(self, parameters: Mapping[str, Any], *, path: str = "") -> None:
         """Set parameters; they stay set.
 
-        An unknown name is reported in a warning, with the nearest known one, and left out.
-
         Args:
             parameters: Name to value; to a mapping for nested objects.
             path: Dotted place of this object, for messages.
 
         Raises:
-            ParameterError: A value is of the wrong type, or not a mapping where one is needed.
+            ParameterError: A name is unknown, a value of the wrong type, or not a mapping where one
+                is needed.
         """
         known = self.runtime_parameters_names
+        unknown = [name for name in parameters if name not in known]
+        for name in unknown:
+            refuse_unknown(name, known, path or type(self).__name__)
         for name, value in parameters.items():
             where = f"{path}.{name}" if path else name
-            if name not in known:
-                warn_unknown(name, known, path or type(self).__name__)
+            if name in unknown:
                 continue
             current = getattr(self, name, None)
             if isinstance(current, HasRuntimeParameters):
@@ -196,7 +198,7 @@ class HasRuntimeParameters(BaseModel):
                 for position, below in _mapping(value, where).items():
                     item = items.get(str(position))
                     if item is None:
-                        warn_unknown(str(position), items, where)
+                        refuse_unknown(str(position), items, where)
                     else:
                         item.set_runtime_parameters(
                             _mapping(below, where), path=f"{where}.{position}"
@@ -228,11 +230,20 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def warn_unknown(name: str, known: Iterable[str], where: str) -> None:
-    """Log that a name is unknown, with the nearest known one."""
+def refuse_unknown(name: str, known: Iterable[str], where: str) -> None:
+    """Say that a name is unknown, with the nearest known one.
+
+    Scripts written for distilabel rely on its warning; everywhere else a misspelt parameter that
+    is left out would be a run with the wrong setting, paid for.
+
+    Raises:
+        ParameterError: Unless such a script runs.
+    """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+    if not stands_in():
+        raise ParameterError(f"{where} has no runtime parameter {name!r}: {hint}")
     _log.warning("%s has no runtime parameter %r, it is left out: %s", where, name, hint)
 
 

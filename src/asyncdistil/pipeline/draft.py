@@ -10,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from asyncdistil.batch import StepName
+from asyncdistil.compat.hooks import stands_in
 from asyncdistil.errors import GraphError, ParameterError
 from asyncdistil.graph import Graph, NodeInfo, convergences, stages, validate
 from asyncdistil.pipeline.copies import own_copy
@@ -86,16 +87,19 @@ def draft(pipeline: Pipeline, options: RunOptions) -> Draft:
 def set_parameters(
     steps: Mapping[StepName, BaseStep], parameters: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Set runtime parameters on the steps themselves; unknown steps are logged and left out.
+    """Set runtime parameters on the steps themselves.
 
     Raises:
-        ParameterError: A value is of the wrong type.
+        ParameterError: There is no such step or parameter, or a value is of the wrong type.
     """
     for name, values in parameters.items():
         step = steps.get(StepName(name))
         if step is None:
             close = get_close_matches(name, steps, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"steps: {', '.join(steps)}"
+            if not stands_in():
+                raise ParameterError(f"there is no step {name!r} to set parameters of: {hint}")
+            # Scripts written for distilabel rely on its warning.
             _log.warning(
                 "there is no step %r to set parameters of, they are left out: %s", name, hint
             )
