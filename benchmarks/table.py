@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from benchmarks.harness import median
 from benchmarks.rivals import RIVALS
 
 _NOTE_CHARS = 100
+_ERROR = re.compile(r"[\w.]+(Error|Exception): ")
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -83,14 +85,20 @@ def _load(case: Mapping[str, Any]) -> str:
 def _cell(column: Mapping[str, Any], figure: str, unit: str) -> str:
     values = [sample[figure] for sample in column["samples"] if sample.get(figure) is not None]
     if not values:
-        note = column["note"].splitlines()[-1] if column["note"] else "–"
-        return note[:_NOTE_CHARS].replace("|", "\\|")
+        return _short(column["note"])
     shown = f"{number(median(values))} {unit}".strip()
     if len(values) > 1:
         shown += f" ({number(min(values))} to {number(max(values))}, {len(values)})"
     else:
         shown += " (1)"
     return shown
+
+
+def _short(note: str) -> str:
+    """The line of a traceback that names the error, else the first line."""
+    lines = note.splitlines() or ["–"]
+    named = [line for line in lines if _ERROR.match(line)]
+    return (named or lines)[0][:_NOTE_CHARS].replace("|", "\\|")
 
 
 def words(figure: str) -> str:
