@@ -301,4 +301,6 @@ def test_an_unknown_argument_of_a_run_is_answered_with_the_closest() -> None:
 def test_a_secret_among_the_parameters_is_in_no_repr() -> None:
     options = RunOptions(parameters={"task": {"llm": {"api_key": "sk-123"}}}, dataset=[{"a": 1}])
     assert "sk-123" not in repr(options)
-    assert "sk-123" not in repr(build_plan(chain(), RunOptions(parameters=options.parameters)))
+    with pytest.raises(ParameterError) as refused:
+        build_plan(chain(), RunOptions(parameters=options.parameters))
+    assert "sk-123" not in str(refused.value)

@@ -16,7 +16,7 @@ from asyncdistil.errors import ModelReplyError, ParameterError, StepError
 from asyncdistil.graph.plan import StepKind
 from asyncdistil.mixins import RUNTIME_PARAMETER
 from asyncdistil.models import loop
-from asyncdistil.models.llms import LLM, AsyncLLM
+from asyncdistil.models.llms.base import LLM, AsyncLLM
 from asyncdistil.models.output import FATAL
 from asyncdistil.models.typing import ChatType, FormattedInput, GenerateOutput
 from asyncdistil.steps.base import BaseStep

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from asyncdistil.models.llms import LLM
+from asyncdistil.models.llms.base import LLM
 from asyncdistil.models.typing import FormattedInput, GenerateOutput
 
 T = TypeVar("T")
