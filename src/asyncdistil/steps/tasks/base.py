@@ -88,9 +88,10 @@ class BaseTask(BaseStep):
 
     @model_validator(mode="after")
     def _check_model(self) -> Self:
-        if self.llm is None:  # an image task, which fills it in later
+        model: object = self.llm
+        if model is None:  # an image task, which fills it in later
             return self
-        offline = getattr(self.llm, "use_offline_batch_generation", False)
+        offline = getattr(model, "use_offline_batch_generation", False)
         if offline and not self._can_be_used_with_offline_batch_generation:
             raise ParameterError(
                 f"{type(self).__name__} can't use offline batch generation, because it asks the "

@@ -56,8 +56,9 @@ class _Magpie(Conversing):
                 f"{type(self).__name__} needs a model that can leave its chat template open for "
                 f"the user, and {type(self.llm).__name__} can't: use one with `use_magpie_template`"
             )
-        if not self.llm.use_magpie_template:
-            self.llm.use_magpie_template = True
+        # A field of the models that have it, as was checked; the contract of all does not name it.
+        if not getattr(self.llm, "use_magpie_template"):  # noqa: B009
+            setattr(self.llm, "use_magpie_template", True)  # noqa: B010
         return self
 
     @model_validator(mode="after")
