@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def size_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.part"))
+    # A part may get its final name between the listing and the look at it.
+    with suppress(FileNotFoundError):
+        return sum(path.stat().st_size for path in folder.glob("*.part"))
+    return 0
 
 
 def peak_memory_mib(pid: int) -> float:
