@@ -235,11 +235,14 @@ def test_a_run_that_stopped_shows_what_it_has(tmp_path: Path) -> None:
         build(tmp_path).run(on_error="raise")
     with opened(tmp_path) as run:
         assert not run.completed
-        assert [row["n"] for row in run.rows("load")] == list(range(ROWS))
+        # How far the generator came before the stop is the scheduler's business.
+        numbers = [row["n"] for row in run.rows("load")]
+        assert numbers
+        assert numbers == list(range(len(numbers)))
         assert {f.step for f in run.failures()} == {"check"}
     foreseen = build(tmp_path).plan()
     assert foreseen.resumes
-    assert foreseen["load"].replayed == ROWS
+    assert foreseen["load"].replayed == len(numbers)
 
 
 def test_failed_rows_that_are_skipped_are_read_back_so(tmp_path: Path) -> None:
