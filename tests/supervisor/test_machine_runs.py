@@ -587,7 +587,7 @@ def test_a_generator_waits_for_a_slow_step_however_hungry_the_steps_below_it() -
                 work(number)
         operator = run.machine.operators[1]
         assert isinstance(operator, StepOperator)
-        most = max(most, operator.backlog_chunks)
+        most = max(most, len(operator.backlog))
 
     run._work = generous  # type: ignore[method-assign]
     assert run.run()

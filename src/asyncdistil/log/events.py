@@ -29,6 +29,7 @@ class RunBegin(msgspec.Struct, frozen=True, array_like=True, tag=1):
         options: `RunPlan.options`.
         wall_seconds: Unix time, for people.
         resumed: Whether this takes up an unfinished run.
+        lineages: Of its steps in plan order, then of its routers; empty in older logs.
     """
 
     run: RunId
@@ -37,6 +38,7 @@ class RunBegin(msgspec.Struct, frozen=True, array_like=True, tag=1):
     options: bytes
     wall_seconds: float
     resumed: bool = False
+    lineages: tuple[Digest, ...] = ()
 
 
 class StepDef(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -65,6 +67,9 @@ class Commit(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
         seconds: Time in the step's code.
         usage: Model calls.
         samples: Memo keys and sample numbers that it took.
+        worker: Number of the worker in the run, from 1; 0 if not noted, as in older logs.
+        at_seconds: When it was written, in seconds since the `RunBegin` before it, by a clock that
+            nobody sets; 0 if not noted.
     """
 
     run: RunId
@@ -80,6 +85,8 @@ class Commit(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     seconds: float = 0.0
     usage: Usage | None = None
     samples: tuple[tuple[bytes, int], ...] = ()
+    worker: int = 0
+    at_seconds: float = 0.0
 
 
 class Reuse(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -283,6 +283,7 @@ class Session:
             options=plan.options,
             wall_seconds=time.time(),
             resumed=resumed,
+            lineages=(*(s.lineage for s in plan.steps), *(r.lineage for r in plan.routers)),
         )
         store.append([begin])
         with (

@@ -20,6 +20,7 @@ class Backlog:
 
     def __init__(self) -> None:
         self.size_bytes = 0
+        self.rows = 0
         self._heap: list[tuple[RowId, int, Chunk]] = []
         self._arrivals = 0
         self._ahead: list[RowId] = []
@@ -45,12 +46,14 @@ class Backlog:
         """Let a chunk wait."""
         self._arrivals += 1
         self.size_bytes += chunk.size_bytes
+        self.rows += chunk.rows
         heapq.heappush(self._heap, (chunk.key, self._arrivals, chunk))
 
     def pop(self) -> Chunk:
         """Take the first chunk."""
         _, _, chunk = heapq.heappop(self._heap)
         self.size_bytes -= chunk.size_bytes
+        self.rows -= chunk.rows
         return chunk
 
     def pop_sized(self, limit: int, frontier: RowId) -> Chunk:

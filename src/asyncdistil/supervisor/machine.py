@@ -135,13 +135,13 @@ class Machine:
         self, worker: WorkerId, messages: Sequence[FromWorker], now_seconds: float
     ) -> None:
         """Take what a worker sent."""
-        self.state.now_seconds = now_seconds
+        self.state.at(now_seconds)
         operator = self._owner_of(worker)
         for message in messages:
             if isinstance(operator, StepOperator):
                 self._to_step(operator, worker, message)
             elif isinstance(operator, SourceOperator):
-                self._to_source(operator, message)
+                self._to_source(operator, worker, message)
             elif isinstance(operator, LeafOperator) and isinstance(message, Exported):
                 operator.on_exported(message)
             self._to_any(operator, worker, message)
@@ -157,10 +157,10 @@ class Machine:
             case Routed() if isinstance(operator, RouterOperator):
                 operator.on_routed(worker, message)
 
-    def _to_source(self, operator: SourceOperator, message: FromWorker) -> None:
+    def _to_source(self, operator: SourceOperator, worker: WorkerId, message: FromWorker) -> None:
         match message:
             case Yielded():
-                operator.on_yielded(message)
+                operator.on_yielded(worker, message)
             case Exhausted():
                 operator.on_exhausted()
             case GeneratorFailed():
@@ -237,7 +237,7 @@ class Machine:
 
     def turn(self, now_seconds: float) -> None:
         """Move everything that can move; fills ``state.events`` and ``state.commands``."""
-        self.state.now_seconds = now_seconds
+        self.state.at(now_seconds)
         self._hold_sources()
         try:
             for operator in self._order:
@@ -257,12 +257,12 @@ class Machine:
         # What waits above a step will reach it; only one with nothing above it needs the source.
         supplied: set[StepName] = set()
         for op in steps:
-            if op.backlog_chunks or any(up.name in supplied for up in op.upstreams):
+            if op.backlog or any(up.name in supplied for up in op.upstreams):
                 supplied.add(op.name)
         hungry = any(op.starving and op.name not in supplied for op in steps)
         full = (
-            sum(op.backlog_chunks for op in steps) > self._backlog_chunks
-            or sum(op.backlog_bytes for op in steps) > _BACKLOG_BYTES
+            sum(len(op.backlog) for op in steps) > self._backlog_chunks
+            or sum(op.backlog.size_bytes for op in steps) > _BACKLOG_BYTES
         )
         hold = full and not hungry
         for source in sources:
@@ -284,6 +284,12 @@ class Machine:
             operator = self._operators[step.name]
             operator.active = step.stage <= current
             operator.dirty = True
+
+    def count_waiting(self) -> None:
+        """Note in the counters how many rows wait; for showing, so now and then is enough."""
+        for operator in self._order:
+            if isinstance(operator, StepOperator):
+                self.state.progress[operator.name].waiting = operator.waiting_rows
 
     @property
     def operators(self) -> tuple[Operator, ...]:

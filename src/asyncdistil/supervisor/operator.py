@@ -92,14 +92,14 @@ class StepOperator:
         return not self.done and self.active and not self._backlog
 
     @property
-    def backlog_bytes(self) -> int:
-        """Stored size of what waits for a worker."""
-        return self._backlog.size_bytes
+    def backlog(self) -> Backlog:
+        """What waits for a worker."""
+        return self._backlog
 
     @property
-    def backlog_chunks(self) -> int:
-        """How many chunks wait for a worker."""
-        return len(self._backlog)
+    def waiting_rows(self) -> int:
+        """Input rows that arrived and that no worker holds."""
+        return self.front.waiting_rows + self._backlog.rows
 
     @property
     def missing(self) -> Iterator[Chunk]:
@@ -199,7 +199,7 @@ class StepOperator:
         if job.bisecting:
             self.crew.forgive()
         part = cut(job.chunk, result.start, stop)
-        ticket = self._commit(job, part, result)
+        ticket = self._commit(worker, job, part, result)
         member.rows = max(0, member.rows - part.rows)
         rows = sum(ref.rows for ref in result.outputs)
         whole = part.rows == job.chunk.rows
@@ -215,7 +215,7 @@ class StepOperator:
             self._state.claims.settle(job.id)
             self.crew.settle(worker, job, result.seconds)
 
-    def _commit(self, job: Job, part: Chunk, result: Result) -> int:
+    def _commit(self, worker: WorkerId, job: Job, part: Chunk, result: Result) -> int:
         self._last_commit = Commit(
             run=self._state.run,
             lineage=self.plan.lineage,
@@ -229,6 +229,8 @@ class StepOperator:
             seconds=result.seconds,
             usage=result.usage,
             samples=result.samples,
+            worker=worker,
+            at_seconds=self._state.run_seconds,
         )
         return self._state.append(self._last_commit)
 

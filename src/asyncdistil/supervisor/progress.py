@@ -19,6 +19,7 @@ class StepProgress:
         failed: Rows that failed, replayed failures included.
         filtered: Input rows dropped on purpose.
         in_flight: Input rows that workers hold now.
+        waiting: Input rows that arrived and wait for a worker; counted now and then.
         in_flight_peak: Most input rows that workers held at once.
         batches: Commits written.
         seconds: Time in the step's code, over all workers.
@@ -35,6 +36,7 @@ class StepProgress:
     failed: int = 0
     filtered: int = 0
     in_flight: int = 0
+    waiting: int = 0
     in_flight_peak: int = 0
     batches: int = 0
     seconds: float = 0.0

@@ -266,6 +266,7 @@ class Shell:
             return
         now = self._clock.monotonic()
         self._kill_hung(now)
+        self._machine.count_waiting()
         if now - self._last_event_seconds > _STALL_SECONDS:
             self._last_event_seconds = now
             _log.warning("nothing has happened for %.0f s: %s", _STALL_SECONDS, self._waits())

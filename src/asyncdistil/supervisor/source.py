@@ -125,7 +125,7 @@ class SourceOperator:
             skip = tuple(self._stored)
             self._state.send(member.number, Generate(skip=skip, limit=limit))
 
-    def on_yielded(self, message: Yielded) -> None:
+    def on_yielded(self, worker: WorkerId, message: Yielded) -> None:
         """Commit what the generator yielded, and pass it on."""
         self.dirty = True
         self._credits -= 1
@@ -143,6 +143,8 @@ class SourceOperator:
                 ordinal=self._rows,
                 attempt=self._attempts,
                 seconds=message.seconds,
+                worker=worker,
+                at_seconds=self._state.run_seconds,
             )
         )
         rows = self._emit(message.outputs, ticket)

@@ -40,6 +40,7 @@ class RunState:
         self.plan = plan
         self.run = run
         self.now_seconds = 0.0
+        self._began_seconds: float | None = None
         self.events: list[Event] = []
         self.commands: list[Command] = []
         self.claims = Claims()
@@ -55,6 +56,18 @@ class RunState:
         self._next_lease = 1
         self._replayed: dict[bytes, list[Lsn]] = {}
         self._whole_failures: dict[StepName, int] = {}
+
+    def at(self, now_seconds: float) -> None:
+        """Learn the time; the first one told is when the run began."""
+        if self._began_seconds is None:
+            self._began_seconds = now_seconds
+        self.now_seconds = now_seconds
+
+    @property
+    def run_seconds(self) -> float:
+        """Seconds since the run began."""
+        began = self._began_seconds
+        return 0.0 if began is None else self.now_seconds - began
 
     def append(self, event: Event) -> int:
         """Have an event appended to the log.
