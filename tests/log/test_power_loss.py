@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asyncdistil.log import Store
+from asyncdistil.log import Store, StoreReader
 from asyncdistil.testing.disk import MemoryDisk
 
 STATES = int(os.environ.get("ASYNCDISTIL_POWER_LOSS_STATES", "2500"))
@@ -100,6 +100,80 @@ def test_no_acknowledged_commit_is_lost_and_none_is_misjudged(kit: Any) -> None:
             life.disk = after
             life.appended = first
             life.acknowledged = len(first)
+
+
+def refuse_changes(act: str, path: Path) -> None:
+    raise AssertionError(f"{act} of {path} by a reader")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_who_only_looks_sees_after_a_power_cut_what_the_next_run_will_find(
+    kit: Any, seed: int
+) -> None:
+    life = Life(random.Random(9000 + seed), kit)
+    for _ in range(3):
+        life.run(60)
+        for _ in range(3):
+            after = life.disk.after_power_cut(life.rng)
+            after.before = refuse_changes
+            before = after.files()
+            reader = StoreReader.open(CACHE, "p", files=after)
+            seen = kit.numbers(reader) if reader is not None else []
+            if reader is not None:
+                reader.close()
+            assert after.files() == before
+            assert after.open_descriptors == 0
+            after.before = lambda _act, _path: None
+            store = Store.open(CACHE, "p", files=after)
+            assert kit.numbers(store) == seen
+            store.close(clean=False)
+        life.disk = after
+        life.appended = seen
+        life.acknowledged = len(seen)
+
+
+def test_rows_that_a_power_cut_took_are_no_damage_to_a_reader(kit: Any) -> None:
+    disk = MemoryDisk()
+    store = Store.open(CACHE, "p", files=disk)
+    writer = kit.writer(store, disk)
+    writer.commit(1)
+    store.flush()
+    writer.commit(2)
+    writer.commit(3)
+    # The commits reached the disk, the rows of the second one did not.
+    log, segment = (next(p for p in disk.files() if p.suffix == s) for s in (".adc", ".ads"))
+    written = disk.files()
+    after = MemoryDisk()
+    for folder in (CACHE, CACHE / "pipelines", log.parent.parent, log.parent, segment.parent):
+        after.make_private_dir(folder)
+    after.put(log, written[log])
+    refs = [ref for _, commit in store.commits(kit.lineage) for ref in commit.outputs]
+    rows = bytearray(written[segment])
+    rows[refs[1].offset : refs[1].offset + refs[1].length] = bytes(refs[1].length)
+    after.put(segment, bytes(rows))
+    reader = StoreReader.open(CACHE, "p", files=after)
+    assert reader is not None
+    assert kit.numbers(reader) == [1]
+    reader.close()
+    assert after.open_descriptors == 0
+
+
+def test_a_clean_store_is_looked_at_without_a_glance_at_its_rows(kit: Any) -> None:
+    disk = MemoryDisk()
+    store = Store.open(CACHE, "p", files=disk)
+    writer = kit.writer(store, disk)
+    for number in range(5):
+        writer.commit(number)
+    store.close(clean=True)
+    opened: list[str] = []
+    open_read = disk.open_read
+    disk.open_read = lambda path: opened.append(path.suffix) or open_read(path)  # type: ignore[method-assign,func-returns-value]
+    reader = StoreReader.open(CACHE, "p", files=disk)
+    assert reader is not None
+    assert ".ads" not in opened
+    assert kit.numbers(reader) == [0, 1, 2, 3, 4]
+    assert ".ads" in opened
+    reader.close()
 
 
 @pytest.mark.parametrize("seed", range(150))

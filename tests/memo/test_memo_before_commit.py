@@ -13,7 +13,7 @@ import pytest
 from asyncdistil.batch import SAME_ORIGINS, Digest, RunId
 from asyncdistil.codec import encode_rows
 from asyncdistil.errors import StorageError
-from asyncdistil.log import SegmentWriter, Store
+from asyncdistil.log import LocalFiles, SegmentWriter, Store
 from asyncdistil.log.events import Commit
 from asyncdistil.memo import Memo, namespace_dir, segment_path
 from asyncdistil.supervisor.memo_sync import MemoSync
@@ -102,6 +102,79 @@ def test_after_a_power_cut_every_durable_commit_finds_its_answers(key: Any) -> N
                 answer = memo.get(key(commit.ordinal), 0)
                 assert answer == b"answer %d" % commit.ordinal, seed
         store.close(clean=False)
+
+
+def test_a_recovery_makes_answers_durable_before_it_vouches_for_the_commits_that_took_them(
+    key: Any,
+) -> None:
+    kept = 0
+    for seed in range(120):
+        rng = random.Random(seed)
+        scene = Scene(MemoryDisk(), key)
+        for number in range(rng.randint(1, 6)):
+            scene.batch(number)
+            if rng.random() < 0.3:
+                scene.store.flush()
+        # The process dies, the next one takes up what it left; then the power fails.
+        disk = scene.disk.after_process_death()
+        store = Store.open(CACHE, "p", files=disk)
+        vouched = [commit.ordinal for _, commit in store.commits(LINEAGE)]
+        after = disk.after_power_cut(rng)
+        memo = Memo.open(MEMO, files=after)
+        for number in vouched:
+            assert memo.get(key(number), 0) == b"answer %d" % number, seed
+        assert [*durable_commits(after)] == vouched
+        kept += len(vouched)
+    assert kept > 200
+
+
+def test_a_recovery_syncs_the_memo_only_for_commits_that_nobody_vouched_for(key: Any) -> None:
+    scene = Scene(MemoryDisk(), key)
+    scene.batch(1)
+    scene.store.close(clean=False)
+    disk = scene.disk.after_process_death()
+    acts: list[str] = []
+    disk.before = lambda act, path: acts.append(path.suffix) if act == "fdatasync" else None
+    Store.open(CACHE, "p", files=disk).close(clean=False)
+    assert ".adm" not in acts
+
+
+def test_a_recovery_whose_memo_fails_to_sync_vouches_for_nothing(key: Any) -> None:
+    scene = Scene(MemoryDisk(), key)
+    scene.batch(1)
+    disk = scene.disk.after_process_death()
+
+    def fail(act: str, path: Path) -> None:
+        if act == "fdatasync" and path.suffix == ".adm":
+            raise OSError(5, "Input/output error")
+
+    disk.before = fail
+    with pytest.raises(StorageError, match="see to the disk"):
+        Store.open(CACHE, "p", files=disk)
+    assert disk.open_descriptors == 0
+
+
+def test_a_memo_file_that_is_tidied_up_during_a_recovery_is_none_of_its_business(
+    key: Any, tmp_path: Path
+) -> None:
+    store = Store.open(tmp_path, "p")
+    segment, fd = store.create_segment(LINEAGE)
+    refs = SegmentWriter(fd, segment, store.id).append(encode_rows([{"a": 1}], step="s"))
+    store.append([Commit(RUN, LINEAGE, (), (), refs, SAME_ORIGINS)])
+    store._close_files()  # as by a process that died
+    store._lock.release()
+    folder = namespace_dir(tmp_path / "memo")
+    folder.mkdir(parents=True)
+    # A name without a file behind it is what a look at the directory may leave one with.
+    (tmp_path / "memo" / "read me").write_text("not a directory")
+
+    class Vanishing(LocalFiles):
+        def listdir(self, path: Path) -> list[str]:
+            return [*super().listdir(path), *(["0000000007.adm"] if path == folder else [])]
+
+    again = Store.open(tmp_path, "p", files=Vanishing())
+    assert len(again.commits(LINEAGE)) == 1
+    again.close(clean=True)
 
 
 async def _end(sync: MemoSync) -> None:

@@ -9,6 +9,9 @@ from xxhash import xxh3_128_hexdigest
 
 from asyncdistil.errors import StorageError
 
+MEMO_ENDING = ".adm"
+"""Of a file of the memo."""
+
 
 def name_digest(name: str) -> str:
     """Directory name of a pipeline: 32 hex digits of XXH3-128 over its UTF-8."""
@@ -18,6 +21,11 @@ def name_digest(name: str) -> str:
 def store_root(cache_dir: Path, name: str) -> Path:
     """Directory that holds everything of one pipeline name."""
     return cache_dir / "pipelines" / name_digest(name)
+
+
+def memo_dir(cache_dir: Path) -> Path:
+    """Directory of the memo that all pipelines of a cache directory share."""
+    return cache_dir / "memo"
 
 
 def label_store(root: Path, name: str) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypeAlias
 
+from asyncdistil.batch import Lsn
 from asyncdistil.errors import CorruptRecord, FormatError, StorageError
 from asyncdistil.log.checkpoint import Checkpoint, checkpoint_path
 from asyncdistil.log.commit_log import Tail
@@ -24,6 +26,7 @@ from asyncdistil.log.index import (
     Index,
     decode_event,
     pack_place,
+    unpack_place,
 )
 from asyncdistil.log.log_files import LogFile, LogFiles
 from asyncdistil.log.names import commit_path
@@ -83,6 +86,9 @@ class Pending(NamedTuple):
 
 NO_TAIL = Tail(0, 0, 0, 0)
 
+OnRecord: TypeAlias = Callable[[Lsn, int, Header, memoryview], None]
+"""Told the LSN, place, header and payload of a record; the payload is valid until it returns."""
+
 
 @dataclass(slots=True)
 class Recovered:
@@ -114,6 +120,11 @@ class Recovered:
     holes: list[Hole] = field(default_factory=list)
     pending: deque[Pending] = field(default_factory=deque)
 
+    def close(self) -> None:
+        """Close the checkpoint."""
+        if self.checkpoint is not None:
+            self.checkpoint.close()
+
 
 def recover(
     root: Path,
@@ -121,7 +132,8 @@ def recover(
     *,
     exclusive: bool,
     recompute: bool = False,
-    stop_lsn: int | None = None,
+    stop: Pending | None = None,
+    on_record: OnRecord | None = None,
 ) -> Recovered:
     """Read a store.
 
@@ -130,14 +142,17 @@ def recover(
         files: The disk.
         exclusive: Whether we hold the lock; else nothing is synced and a moving tail is fine.
         recompute: Give up damaged records instead of refusing.
-        stop_lsn: End the log before this record, because its payload is torn.
+        stop: End the log before this commit, because its payload is torn.
+        on_record: Told of every record that counts, from the first one on: the checkpoint is not
+            looked at.
 
     Raises:
         CorruptRecord: Acknowledged records are damaged or missing.
         FormatError: The files are of a newer format.
         StorageError: The disk failed while reading.
     """
-    recovery = _Recovery(root, files, exclusive, recompute, stop_lsn)
+    recovery = _Recovery(root, files, exclusive, recompute, stop)
+    recovery.on_record = on_record
     try:
         return recovery.run()
     except FormatError:
@@ -154,18 +169,20 @@ class _Recovery:
     """One recovery; the fields are its state as it walks."""
 
     def __init__(
-        self, root: Path, files: Files, exclusive: bool, recompute: bool, stop_lsn: int | None
+        self, root: Path, files: Files, exclusive: bool, recompute: bool, stop: Pending | None
     ) -> None:
         self._root = root
         self._files = files
         self._log = LogFiles(root, files)
         self._exclusive = exclusive
         self._recompute = recompute
-        self._stop_lsn = stop_lsn
+        # By place: whoever opened the store meanwhile may have given the LSN to another record.
+        self._stop = unpack_place(stop.place) if stop is not None else None
         self._result = Recovered()
         self._files_by_number: dict[int, LogFile] = {}
         self._known_holes: dict[tuple[int, int], Hole] | None = None
         self._sealed = False
+        self.on_record: OnRecord | None = None
 
     def run(self) -> Recovered:
         """Walk everything and return what counts."""
@@ -190,11 +207,12 @@ class _Recovery:
 
     def close(self) -> None:
         """Close what a recovery that failed leaves open."""
-        if self._result.checkpoint is not None:
-            self._result.checkpoint.close()
+        self._result.close()
 
     def _open_checkpoint(self) -> None:
         result = self._result
+        if self.on_record is not None:
+            return
         try:
             result.checkpoint = Checkpoint(checkpoint_path(self._root), self._files)
         except FileNotFoundError:
@@ -295,7 +313,7 @@ class _Recovery:
         result = self._result
         _, end, lsn, digest = result.tail
         seed = self._log.seed(number)
-        stop_lsn = self._stop_lsn or 0
+        stop_at = self._stop[1] if self._stop is not None and self._stop[0] == number else -1
         fd = self._files.open_read(commit_path(self._root, number))
         window, start = b"", end
         reason = None
@@ -313,7 +331,7 @@ class _Recovery:
                 if header.position != lsn + 1 or header.previous != digest:
                     reason = f"a record with LSN {header.position} stands there"
                     break
-                if lsn + 1 == stop_lsn:
+                if end == stop_at:
                     reason = "the rows that it names did not reach the disk"
                     break
                 payload = memoryview(window)[at + HEADER_BYTES : at + header.size]
@@ -334,9 +352,11 @@ class _Recovery:
         result, tag = self._result, header.type
         result.durable = max(result.durable, header.durable)
         self._sealed = False
+        if self.on_record is not None:
+            self.on_record(Lsn(lsn), place, header, payload)
         if tag in {COMMIT_TAG, ROUTE_TAG}:
             result.index.locate(tag, bytes(payload[: header.meta_bytes]), lsn, place)
-            if self._exclusive and tag == COMMIT_TAG:
+            if tag == COMMIT_TAG:
                 pending = result.pending
                 while pending and pending[0].lsn <= result.durable:
                     pending.popleft()

@@ -18,7 +18,7 @@ from asyncdistil.log.files import Files, LocalFiles, write_all
 from asyncdistil.log.group_sync import WATERMARK, GroupSync, Mode
 from asyncdistil.log.index import EVENT_TAGS, encode_event
 from asyncdistil.log.lock import StoreLock
-from asyncdistil.log.names import store_root
+from asyncdistil.log.names import memo_dir, store_root
 from asyncdistil.log.opening import Opened, open_recovered
 from asyncdistil.log.record import FileHeader, FileKind, RecordType, encode_file_header
 from asyncdistil.log.segment import segment_files, segment_path
@@ -117,7 +117,8 @@ class Store(StoreView):
                 "that you may write to"
             ) from error
         try:
-            opened = open_recovered(root, files, recompute=on_corruption == "recompute")
+            recompute = on_corruption == "recompute"
+            opened = open_recovered(root, files, memo=memo_dir(cache_dir), recompute=recompute)
             store = cls(root, files, lock, opened, mode)
             try:
                 store._settle_recovery(opened)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from asyncdistil.log.files import Files, LocalFiles
 from asyncdistil.log.names import store_root
-from asyncdistil.log.recovery import Recovered, recover
+from asyncdistil.log.opening import recover_with_rows
+from asyncdistil.log.recovery import Recovered
 from asyncdistil.log.view import StoreView
 
 
@@ -14,7 +15,9 @@ class StoreReader(StoreView):
     """A store as it was when this was opened.
 
     After a clean end only the header of the checkpoint is read, however long the log is; else
-    the log behind the checkpoint too.
+    the log behind the checkpoint too, and the rows of commits that no watermark covers yet: those
+    that did not reach the disk before the power failed are left out, as the next run will leave
+    them out.
     """
 
     def __init__(self, root: Path, store_id: bytes, files: Files, recovered: Recovered) -> None:
@@ -36,7 +39,7 @@ class StoreReader(StoreView):
         root = store_root(cache_dir, name)
         if not files.exists(root / "commits"):
             return None
-        recovered = recover(root, files, exclusive=False)
+        recovered = recover_with_rows(root, files, exclusive=False)
         if recovered.store_id is None:
             return None
         return cls(root, recovered.store_id, files, recovered)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from asyncdistil.errors import StorageError
 from asyncdistil.log.failpoint import failpoint
 from asyncdistil.log.files import Files, write_all
-from asyncdistil.log.names import name_digest
+from asyncdistil.log.names import MEMO_ENDING, name_digest
 from asyncdistil.log.record import (
     FILE_HEADER_BYTES,
     HEADER_BYTES,
@@ -42,7 +42,7 @@ _WINDOW_BYTES = 4 << 20
 _SEARCH_BYTES = 64 << 20
 _REMEMBERED_BYTES = 8 << 20
 _LOCK_POLL_SECONDS = 0.0005
-_NAME = re.compile(r"(\d{10})\.adm")
+_NAME = re.compile(r"(\d{10})" + re.escape(MEMO_ENDING))
 
 
 def namespace_dir(memo_dir: Path) -> Path:
@@ -52,7 +52,7 @@ def namespace_dir(memo_dir: Path) -> Path:
 
 def segment_path(directory: Path, number: int) -> Path:
     """A segment of the memo whose files lie in ``directory``."""
-    return directory / f"{number:010d}.adm"
+    return directory / f"{number:010d}{MEMO_ENDING}"
 
 
 def segment_numbers(files: Files, directory: Path) -> list[int]:

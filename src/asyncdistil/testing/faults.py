@@ -175,6 +175,7 @@ class Life:
         found = read_back(store)
         self.check(found)
         self.adopt(found)
+        self._owe(found)
         self._store = store
         if not found:
             store.append([StepDef(LINEAGE, StepName("a step"), b"definition")])
@@ -273,14 +274,22 @@ class Life:
     def check_memo(self, files: Files) -> None:
         """Every answer that an acknowledged commit took must be in the memo.
 
-        Commits that only a recovery made durable are not asked for theirs: recovery looks after
-        rows, and an answer that is lost is asked for again.
+        So must those of commits that only a recovery made durable, if it found them there: a power
+        cut may take an answer and leave the rows made of it, as long as nobody vouched for either.
         """
         if self.owed:
             memo = Memo.open(self.cache / "memo", files=files)
             for number in self.owed:
                 found = memo.get(key_of(number), number)
                 assert found == answer_of(number), f"answer {number} is lost"
+
+    def _owe(self, found: Sequence[Found]) -> None:
+        """Owe what commits that were found took, as far as the memo has it at this moment."""
+        news = {item.answer for item in found if item.answer} - self.owed
+        memo = Memo.peek(self.cache / "memo", files=self.files) if news else None
+        if memo is not None:
+            self.owed |= {n for n in news if memo.get(key_of(n), n) == answer_of(n)}
+            memo.close()
 
     def _open_memo(self, store: Store) -> tuple[Memo | None, MemoSync | None]:
         if not self._with_memo:
