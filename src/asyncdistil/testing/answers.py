@@ -17,6 +17,8 @@ from typing import Any
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from asyncdistil.testing import forms
+
 _WORD = re.compile(r"\w+", re.UNICODE)
 _MAX_DEPTH = 8  # of nested schemas; a recursive schema ends here
 
@@ -54,12 +56,20 @@ def answer(prompt: str, *, index: int = 0, schema: Mapping[str, Any] | None = No
         schema: JSON schema that the answer must satisfy, if any.
 
     Returns:
-        JSON text if there is a schema, scores if the prompt asks for them, else a sentence or two
-        of words from the prompt.
+        JSON text if there is a schema; what the prompt describes if it describes a form; scores if
+        it asks for them; else a sentence or two of words from the prompt.
     """
     if schema is not None:
         return msgspec.json.encode(instance(schema, prompt, index=index)).decode()
-    return _scores(prompt, index) or extract(prompt, index=index)
+
+    def say(subject: str, part: str) -> str:
+        return extract(subject, index=draw(prompt, index, part), words=12)
+
+    def pick(what: str, count: int) -> int:
+        return draw("form", prompt, index, what) % count
+
+    filled = forms.fill(prompt, say, pick)
+    return filled or _scores(prompt, index) or extract(prompt, index=index)
 
 
 def extract(prompt: str, *, index: int = 0, words: int = 18) -> str:
