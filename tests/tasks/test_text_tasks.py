@@ -214,5 +214,10 @@ def test_the_model_is_held_to_the_schema_of_the_labels_where_it_can_be() -> None
     (row,) = run(TextClassification(llm=llm, n=2), {"text": "x"})
     assert row["labels"] == ["a", "b"]
     assert llm.asked[0][1]["schema"]["properties"]["labels"]["type"] == "array"
+    assert "enum" not in llm.asked[0][1]["schema"]["properties"]["labels"]["items"]
+    llm = FakeLLM(reply='{"labels": "a"}')
+    run(TextClassification(llm=llm, available_labels=["a", "b"]), {"text": "x"})
+    labels = llm.asked[0][1]["schema"]["properties"]["labels"]
+    assert labels == {"type": "string", "enum": ["a", "b", "Unclassified"]}
     (row,) = run(TextClassification(llm=EchoLLM(), query_title="T"), {"text": '{"labels": "a"}'})
     assert row["model_name"] == "echo"  # a model that takes no schema is asked in words

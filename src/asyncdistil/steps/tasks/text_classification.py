@@ -49,7 +49,7 @@ class TextClassification(Task):
     Restrictions on Performance of Large Language Models, https://arxiv.org/abs/2408.02442
     """
 
-    version: ClassVar[int | None] = 1
+    version: ClassVar[int | None] = 2  # 2: the schema names the available labels
     prompt_files: ClassVar[tuple[str, ...]] = ("text-classification.jinja2",)
 
     system_prompt: str | None = _SYSTEM
@@ -114,15 +114,20 @@ class TextClassification(Task):
         known = [self._known(label, output) for label in given]
         return {"labels": known[: self.n] if self.n > 1 else known[0]}
 
-    def _known(self, label: str, output: str) -> str:
+    @property
+    def _allowed(self) -> list[str]:
+        """The available labels and the default ones; empty if the model may make up its own."""
         if self.available_labels is None:
-            return label
+            return []
         default = (
             self.default_label if isinstance(self.default_label, list) else [self.default_label]
         )
-        names = {
-            name.casefold(): name for name in (*self.available_labels, *default) if name is not None
-        }
+        return [name for name in (*self.available_labels, *default) if name is not None]
+
+    def _known(self, label: str, output: str) -> str:
+        if not self._allowed:
+            return label
+        names = {name.casefold(): name for name in self._allowed}
         if label.strip().casefold() not in names:
             raise ModelReplyError(
                 f"label {label!r} is none of {list(names.values())}: {replies.shown(output)}"
@@ -133,6 +138,8 @@ class TextClassification(Task):
     def get_structured_output(self) -> dict[str, Any]:
         """One label, or a list of them."""
         label: dict[str, Any] = {"type": "string"}
+        if self._allowed:
+            label["enum"] = list(dict.fromkeys(self._allowed))
         several = {"type": "array", "items": label}
         return {
             "title": "Labels",
