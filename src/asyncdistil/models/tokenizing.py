@@ -21,6 +21,41 @@ def load_tokenizer(name: str, *, revision: str | None = None, needed_by: str, **
     return transformers.AutoTokenizer.from_pretrained(name, **kwargs)
 
 
+class TemplateAlone:
+    """A chat template that needs nothing of its tokenizer: writes prompts without a download."""
+
+    def __init__(self, template: str) -> None:
+        """Compile the template, in the sandbox that transformers would use.
+
+        Raises:
+            jinja2.TemplateError: It is no Jinja template.
+        """
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        self._template = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True
+        ).from_string(template)
+
+    @staticmethod
+    def suffices(template: str | None) -> bool:
+        """Whether a template asks for the conversation only, and for no special tokens."""
+        if template is None:
+            return False
+        from jinja2 import Environment, TemplateError, meta
+
+        try:
+            asked = meta.find_undeclared_variables(Environment(autoescape=True).parse(template))
+        except TemplateError:
+            return False  # loading the tokenizer will say what is wrong
+        return asked <= {"messages", "add_generation_prompt"}
+
+    def apply_chat_template(
+        self, turns: Sequence[Any], *, add_generation_prompt: bool, **other: Any
+    ) -> str:
+        """Write a conversation, as a tokenizer's method of this name does."""
+        return self._template.render(messages=turns, add_generation_prompt=add_generation_prompt)
+
+
 def as_prompt(
     tokenizer: Any,
     messages: Sequence[Any] | str,

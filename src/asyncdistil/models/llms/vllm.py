@@ -14,7 +14,7 @@ from asyncdistil.models.parameters import Setting
 from asyncdistil.models.reply import Reply
 from asyncdistil.models.served import ModelServerProcess
 from asyncdistil.models.structured import Structure
-from asyncdistil.models.tokenizing import as_prompt, load_tokenizer
+from asyncdistil.models.tokenizing import TemplateAlone, as_prompt, load_tokenizer
 from asyncdistil.models.typing import FormattedInput, GenerateOutput
 
 _LIST_SECONDS = 30.0
@@ -26,7 +26,8 @@ class VLLMDialect(ChatCompletionsLLM, MagpieChatTemplate):
     Attributes:
         tokenizer: Hub id of the tokenizer, for Magpie; the model's unless given.
         tokenizer_revision: Of the tokenizer.
-        chat_template: Replaces the tokenizer's own; for Magpie.
+        chat_template: Replaces the tokenizer's own; for Magpie. One that needs no special tokens
+            makes the tokenizer superfluous.
     """
 
     tokenizer: str | None = None
@@ -39,8 +40,12 @@ class VLLMDialect(ChatCompletionsLLM, MagpieChatTemplate):
     _tokenizer: Any = PrivateAttr(None)
 
     def prepare(self) -> None:
-        """Load the tokenizer, if Magpie needs it."""
-        if self.use_magpie_template and self._tokenizer is None:
+        """Load the tokenizer, if Magpie needs it and the chat template does not say all."""
+        if not self.use_magpie_template or self._tokenizer is not None:
+            return
+        if self.chat_template and not self.tokenizer and TemplateAlone.suffices(self.chat_template):
+            self._tokenizer = TemplateAlone(self.chat_template)
+        else:
             self._tokenizer = load_tokenizer(
                 self.tokenizer or self.model_name,
                 revision=self.tokenizer_revision,
