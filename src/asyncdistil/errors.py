@@ -22,6 +22,7 @@ AsyncDistilError
     WorkerDied               killed, crashed or exited while it held work
   RunStopped                 the run ended early; what is done is kept and a rerun goes on from it
     Interrupted              a signal or a cancellation asked it to stop
+    BatchesPending           a provider still works on batches that were submitted
     FailureBudgetExceeded    too many rows failed to be an accident
     BudgetExhausted          the money or token budget of the run is spent
     MemoryRefused            a global step would not fit into memory
@@ -142,6 +143,18 @@ class RunStopped(AsyncDistilError):
 
 class Interrupted(RunStopped):
     """A signal or a cancellation asked the run to stop."""
+
+
+class BatchesPending(RunStopped):
+    """A provider still works on batches that were submitted; a later run fetches their answers.
+
+    Attributes:
+        jobs_ids: The provider's ids of the batches; empty if a worker process reported it.
+    """
+
+    def __init__(self, message: str = "", *, jobs_ids: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.jobs_ids = jobs_ids
 
 
 class FailureBudgetExceeded(RunStopped):

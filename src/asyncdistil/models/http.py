@@ -89,18 +89,21 @@ class HttpClient:
             text = text.replace(secret, _HIDDEN)
         return text
 
-    async def post(self, path: str, body: bytes, *, timeout_seconds: float) -> HttpReply:
+    async def post(
+        self, path: str, body: bytes, *, timeout_seconds: float, content_type: str = ""
+    ) -> HttpReply:
         """Send a request and read the whole reply.
 
         Args:
             path: Appended to the base URL.
-            body: JSON.
+            body: JSON, unless ``content_type`` says otherwise.
             timeout_seconds: From now to the last byte.
+            content_type: What the body is, if it is not JSON.
 
         Raises:
             RequestFailed: With what went wrong.
         """
-        async with self._exchange(path, body, timeout_seconds) as (response, _):
+        async with self._exchange(path, body, timeout_seconds, content_type) as (response, _):
             data = await self._read(response)
             if response.status >= 400:
                 raise RequestFailed(self._refusal(response, data))
@@ -152,6 +155,18 @@ class HttpClient:
                         other.append(line)
             return HttpReply(b"\n".join([*other, pending]).strip(), response.headers)
 
+    async def fetch(self, path: str, *, timeout_seconds: float) -> bytes:
+        """Fetch what lies at a path.
+
+        Raises:
+            RequestFailed: With what went wrong.
+        """
+        async with self._exchange(path, None, timeout_seconds) as (response, _):
+            data = await self._read(response)
+            if response.status >= 400:
+                raise RequestFailed(self._refusal(response, data))
+            return data
+
     async def get(self, path: str, *, timeout_seconds: float) -> bytes:
         """Fetch something small.
 
@@ -159,11 +174,7 @@ class HttpClient:
             ModelError: It could not be had; there is no second try.
         """
         try:
-            async with self._exchange(path, None, timeout_seconds) as (response, _):
-                data = await self._read(response)
-                if response.status >= 400:
-                    raise RequestFailed(self._refusal(response, data))
-                return data
+            return await self.fetch(path, timeout_seconds=timeout_seconds)
         except RequestFailed as failed:
             raise failed.trouble.error(failed.trouble.message) from None
 
@@ -214,7 +225,7 @@ class HttpClient:
 
     @asynccontextmanager
     async def _exchange(
-        self, path: str, body: bytes | None, timeout_seconds: float
+        self, path: str, body: bytes | None, timeout_seconds: float, content_type: str = ""
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, asyncio.Timeout]]:
         import aiohttp
 
@@ -223,7 +234,8 @@ class HttpClient:
                 session = self._session()
                 url = self.base_url + path
                 verb = session.get if body is None else session.post
-                async with verb(url, data=body, proxy=self._proxy) as response:
+                own = {"Content-Type": content_type} if content_type else None
+                async with verb(url, data=body, proxy=self._proxy, headers=own) as response:
                     yield response, limit
         except TimeoutError:
             raise RequestFailed(
