@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from asyncdistil.batch import Usage
 from asyncdistil.codec import canonical_bytes
@@ -168,6 +168,9 @@ class Memoized:
     )
     _probe: asyncio.Task[None] | None = None
 
+    needs_key: ClassVar[bool] = False
+    """Whether every request must be named, also where nothing is kept or shared."""
+
     async def probe(self, ask: Callable[[], Awaitable[str]]) -> None:
         """Find out once whether a stand-in answers, so that its earlier answers are found again.
 
@@ -193,6 +196,7 @@ class Memoized:
         *,
         deterministic: bool,
         accept: Collection[Outcome],
+        request: Any = None,
     ) -> list[Reply]:
         """Get samples of a request, from the store as far as it has them.
 
@@ -201,6 +205,7 @@ class Memoized:
             count: Samples wanted.
             fetch: Called for what is missing.
             deterministic: Whether equal requests share one answer.
+            request: What ``fetch`` would send, for a subclass that sends it another way.
             accept: Stored outcomes that count as an answer; others are asked for again.
 
         Returns:

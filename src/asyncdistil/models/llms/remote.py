@@ -19,6 +19,7 @@ from asyncdistil.models.llms.base import AsyncLLM
 from asyncdistil.models.memoized import Memoized, StoredOnly, request_key
 from asyncdistil.models.output import prepare_output
 from asyncdistil.models.parameters import Setting
+from asyncdistil.models.pricing import Price
 from asyncdistil.models.reply import ACCEPTED, Outcome, Reply
 from asyncdistil.models.service import Service
 from asyncdistil.models.structured import Structure, split_input, structure_of
@@ -177,7 +178,7 @@ class RemoteLLM(Service, AsyncLLM):
         stored = memoized.current_store() is not None
         if stored and is_loopback(self._service_url()):
             await self._memoized.probe(self._server_name)
-        needs_key = shared or stored
+        needs_key = shared or stored or self._memoized.needs_key
         key = _NO_KEY
         if needs_key:
             key = request_key(
@@ -191,10 +192,20 @@ class RemoteLLM(Service, AsyncLLM):
 
         if self._several_per_request or count == 1:
             return await self._memoized.samples(
-                key, count, fetch, deterministic=shared, accept=self.accept
+                key,
+                count,
+                fetch,
+                deterministic=shared,
+                accept=self.accept,
+                request=request,
             )
         return await self._memoized.samples(
-            key, count, self._one_by_one(fetch), deterministic=shared, accept=self.accept
+            key,
+            count,
+            self._one_by_one(fetch),
+            deterministic=shared,
+            accept=self.accept,
+            request=request,
         )
 
     async def _server_name(self) -> str:
@@ -228,9 +239,19 @@ class RemoteLLM(Service, AsyncLLM):
         )
         return replies
 
-    def _priced(self, replies: Sequence[Reply], request: Request) -> list[Reply]:
-        """Add costs; several answers to one request share one prompt, the first one pays it."""
+    def _priced(
+        self, replies: Sequence[Reply], request: Request, *, share: float = 1.0
+    ) -> list[Reply]:
+        """Add costs; several answers to one request share one prompt, the first one pays it.
+
+        Args:
+            replies: Of one request.
+            request: What was asked.
+            share: Of the list price that is paid; a price of the user's own is paid whole.
+        """
         price = self._price(str(request.body.get("model", "")))
+        if self.price is None:
+            price = Price(price.prompt * share, price.completion * share)
         return [
             _with_cost(
                 reply,
