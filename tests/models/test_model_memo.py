@@ -198,17 +198,55 @@ def test_a_truncated_answer_is_served_unless_it_may_not(
     assert "failures" not in output
 
 
-def test_a_reply_is_stored_before_it_is_judged(
-    server: ModelServer, loaded: Any, memo: Memo
+SCHEMA = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_stored_reply_of_the_wrong_structure_is_kept_and_asked_for_again(
+    server: ModelServer, loaded: Any, memo: Memo, temperature: float
 ) -> None:
     server.script = in_order(["not_json"])
-    strict = {"structured_output": {"schema": {"type": "object", "required": ["x"]}}}
-    (output,) = loaded(model(server, **strict)).generate_outputs([chat("a")])
+    strict = {
+        "structured_output": {"schema": SCHEMA},
+        "generation_kwargs": {"temperature": temperature},
+    }
+    llm = model(server, **strict)
+    (output,) = loaded(llm).generate_outputs([chat("a")], **llm.get_generation_kwargs())
+    assert output["generations"] == [None]
+    assert len(memo) == 1
+    new_run()
+    (again,) = loaded(llm).generate_outputs([chat("a")], **llm.get_generation_kwargs())
+    assert again["generations"][0]
+    new_run()
+    loaded(llm).generate_outputs([chat("a")], **llm.get_generation_kwargs())
+    assert server.stats.requests == 2
+
+
+def test_a_reply_that_was_repaired_is_repaired_again_from_the_memo(
+    server: ModelServer, loaded: Any, memo: Memo
+) -> None:
+    server.script = in_order(["not_json", "not_json"])
+    wanted = {"schema": SCHEMA, "max_retries": 2}
+    for _ in range(2):
+        new_run()
+        llm = loaded(model(server, structured_output=wanted))
+        (output,) = llm.generate_outputs([chat("a")])
+        assert output["generations"][0]
+    assert server.stats.requests == 3
+
+
+def test_a_repair_that_failed_is_tried_again_without_what_led_to_it(
+    server: ModelServer, loaded: Any, memo: Memo
+) -> None:
+    server.script = in_order(["not_json", "not_json"])
+    wanted = {"schema": SCHEMA, "max_retries": 1}
+    llm = loaded(model(server, structured_output=wanted))
+    (output,) = llm.generate_outputs([chat("a")])
     assert output["generations"] == [None]
     new_run()
-    (again,) = loaded(model(server, **strict)).generate_outputs([chat("a")])
-    assert server.stats.requests == 1
-    assert again == output
+    (output,) = llm.generate_outputs([chat("a")])
+    assert output["generations"][0]
+    assert server.stats.requests == 3
 
 
 def test_a_rehearsal_leaves_nothing_under_the_keys_of_production(

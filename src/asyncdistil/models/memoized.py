@@ -197,6 +197,7 @@ class Memoized:
         deterministic: bool,
         accept: Collection[Outcome],
         request: Any = None,
+        fits: Callable[[Reply], bool] = lambda reply: True,
     ) -> list[Reply]:
         """Get samples of a request, from the store as far as it has them.
 
@@ -207,6 +208,8 @@ class Memoized:
             deterministic: Whether equal requests share one answer.
             request: What ``fetch`` would send, for a subclass that sends it another way.
             accept: Stored outcomes that count as an answer; others are asked for again.
+            fits: Says of a stored reply of these outcomes whether it can be used; if it can't, it
+                is asked for again.
 
         Returns:
             At most ``count`` replies: the service may have given fewer.
@@ -220,7 +223,7 @@ class Memoized:
                 return await self._ask(fetch, count)
             return await self._shared(key, tuple(range(count)), fetch, None)
         numbers = tuple(range(count)) if deterministic else await claim(key, count)
-        found = self._look_up(store, key, numbers, accept)
+        found = self._look_up(store, key, numbers, accept, fits)
         missing = tuple(number for number in numbers if number not in found)
         if missing:
             fetched = (
@@ -232,13 +235,18 @@ class Memoized:
         return [found[number] for number in numbers if number in found]
 
     def _look_up(
-        self, store: ReplyStore, key: Key, numbers: Sequence[int], accept: Collection[Outcome]
+        self,
+        store: ReplyStore,
+        key: Key,
+        numbers: Sequence[int],
+        accept: Collection[Outcome],
+        fits: Callable[[Reply], bool],
     ) -> dict[int, Reply]:
         where = self._place(key, self.reported)
         found: dict[int, Reply] = {}
         for number in numbers:
             reply = store.get(where, number)
-            if reply is not None and reply.outcome in accept:
+            if reply is not None and reply.outcome in accept and fits(reply):
                 found[number] = reply
         book_cached(list(found.values()))
         return found

@@ -123,6 +123,7 @@ class Service(HasRuntimeParameters):
         """
         url = self._service_url()
         key = self._checked_key()
+        self._disconnect()  # of an earlier load
         self._client = HttpClient(
             url,
             headers=self._headers(key),

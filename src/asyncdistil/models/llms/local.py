@@ -143,7 +143,8 @@ class LocalLLM(LLM):
             for position, question in enumerate(questions):
                 for number in question.numbers:
                     reply = store.get(question.key, number)
-                    if reply is not None and reply.outcome in self.accept:
+                    # What would fail its row is no answer: it is asked for again.
+                    if reply is not None and not self._judged(reply, question.structure):
                         found[position][number] = reply
             memoized.book_cached([reply for replies in found for reply in replies.values()])
         self._complete_missing(questions, found, settings)
@@ -230,9 +231,8 @@ class LocalLLM(LLM):
         texts: list[str | None] = []
         failures: list[Failure | None] = []
         for reply in replies:
-            text = msgspec.json.decode(reply.body, type=_Stored).text
-            failure = self._judged(reply, text, question.structure)
-            texts.append(None if failure else text)
+            failure = self._judged(reply, question.structure)
+            texts.append(None if failure else _text(reply))
             failures.append(failure)
         return prepare_output(
             texts,
@@ -242,7 +242,8 @@ class LocalLLM(LLM):
             failures,
         )
 
-    def _judged(self, reply: Reply, text: str, structure: Structure | None) -> Failure | None:
+    def _judged(self, reply: Reply, structure: Structure | None) -> Failure | None:
+        text = _text(reply)
         if reply.outcome not in self.accept:
             message = "the answer was cut off at the length limit: raise it, or accept 'truncated'"
             return Failure(reply.outcome, message, detail=text[: 16 * 1024])
@@ -251,6 +252,10 @@ class LocalLLM(LLM):
             return None
         kind = f"{ModelReplyError.__module__}.{ModelReplyError.__qualname__}"
         return Failure(kind, complaint, detail=text[: 16 * 1024])
+
+
+def _text(reply: Reply) -> str:
+    return msgspec.json.decode(reply.body, type=_Stored).text
 
 
 def _as_reply(answer: Completed) -> Reply:

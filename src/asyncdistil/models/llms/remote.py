@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, PrivateAttr, field_validator
 
 from asyncdistil.batch import Failure, Usage
+from asyncdistil.errors import ModelReplyError
 from asyncdistil.memo import Key
 from asyncdistil.models import memoized
 from asyncdistil.models.http import HttpClient
@@ -154,7 +155,9 @@ class RemoteLLM(Service, AsyncLLM):
         self, request: Request, num_generations: int, *, temperature: float | None = None
     ) -> GenerateOutput:
         """Get answers to a request, from the memo as far as it has them, and read them."""
-        replies = await self._replies(request, num_generations, temperature)
+        structure = request.structure
+        left = structure.repairs if structure else 0
+        replies = await self._replies(request, num_generations, temperature, turns_left=left)
         texts: list[str | None] = []
         failures: list[Failure | None] = []
         logprobs: list[Any] = []
@@ -172,8 +175,21 @@ class RemoteLLM(Service, AsyncLLM):
         )
 
     async def _replies(
-        self, request: Request, count: int, temperature: float | None
+        self, request: Request, count: int, temperature: float | None, *, turns_left: int
     ) -> list[Reply]:
+        """Get samples of a request; a stored one that would fail its row is asked for again.
+
+        Args:
+            request: What to ask.
+            count: Samples wanted.
+            temperature: 0 lets equal requests share one answer.
+            turns_left: How often a reply of the wrong structure may still be sent back.
+        """
+
+        def fits(reply: Reply) -> bool:
+            repairable = turns_left and reply.outcome == "ok"
+            return bool(repairable) or not self._complaint(request.structure, reply)
+
         shared = self.share_duplicates or temperature == 0
         stored = memoized.current_store() is not None
         if stored and is_loopback(self._service_url()):
@@ -198,6 +214,7 @@ class RemoteLLM(Service, AsyncLLM):
                 deterministic=shared,
                 accept=self.accept,
                 request=request,
+                fits=fits,
             )
         return await self._memoized.samples(
             key,
@@ -206,7 +223,17 @@ class RemoteLLM(Service, AsyncLLM):
             deterministic=shared,
             accept=self.accept,
             request=request,
+            fits=fits,
         )
+
+    def _complaint(self, structure: Structure | None, reply: Reply) -> str:
+        """What is wrong with the structure of a reply; empty if nothing is."""
+        if structure is None:
+            return ""
+        try:
+            return structure.complaint(self._read(reply).text or "")
+        except ModelReplyError as error:
+            return str(error)
 
     async def _server_name(self) -> str:
         client = HttpClient(self._service_url(), headers={})
@@ -265,19 +292,21 @@ class RemoteLLM(Service, AsyncLLM):
     ) -> tuple[Reply, Reading, Failure | None]:
         """Read a reply; if its structure is wrong and turns are left, ask again."""
         structure = request.structure
-        for turn in range((structure.repairs if structure else 0) + 1):
+        repairs = structure.repairs if structure else 0
+        for turn in range(repairs + 1):
             if (failure := self._judged(reply)) is not None:
                 return reply, Reading(None), failure
             reading = self._read(reply)
             complaint = structure.complaint(reading.text or "") if structure else ""
             if structure is None or not complaint:
                 return reply, reading, None
-            if turn == structure.repairs or reply.outcome != "ok":
+            if turn == repairs or reply.outcome != "ok":
                 break  # an answer cut off at the limit would be cut off again
             if "messages" not in request.body:
                 break  # raw text is no conversation that could go on
             request = self._repaired(request, structure, reading.text or "", complaint)
-            again = await self._replies(request, 1, temperature)
+            left = repairs - turn - 1
+            again = await self._replies(request, 1, temperature, turns_left=left)
             if not again:
                 break
             reply = again[0]
