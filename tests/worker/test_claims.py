@@ -111,14 +111,18 @@ def test_a_result_does_not_wait_for_a_slow_batch_behind_it(rig: Any) -> None:
             results.add(message.lease)
 
 
-def test_rows_on_the_loop_ask_each_for_themselves_and_in_any_order(rig: Any) -> None:
+def test_rows_on_the_loop_ask_together_for_a_lease_and_get_each_its_own(rig: Any) -> None:
     rig.start(AsyncClaims())
-    rig.lease(1, ROWS)
-    claims = [rig.expect(Claim) for _ in ROWS]
-    for number, claim in reversed([*enumerate(claims)]):
-        rig.send(Claimed(claim.claim, ((number,),)))
-    result = rig.expect(Result)
-    assert [row["samples"] for row in rig.rows(result.outputs)] == [[n] for n in range(6)]
+    pieces = [rig.store_rows(ROWS[:4]), rig.store_rows(ROWS[4:])]
+    rig.send(*(Lease(number, (piece,)) for number, piece in enumerate(pieces, start=1)))
+    claims = [rig.expect(Claim), rig.expect(Claim)]
+    assert [(claim.lease, claim.counts) for claim in claims] == [(1, (1,) * 4), (2, (1,) * 2)]
+    for claim in reversed(claims):
+        first = 4 * (claim.lease - 1)
+        rig.send(Claimed(claim.claim, tuple((first + n,) for n in range(len(claim.keys)))))
+    results = sorted((rig.expect(Result), rig.expect(Result)), key=lambda result: result.lease)
+    samples = [row["samples"] for result in results for row in rig.rows(result.outputs)]
+    assert samples == [[n] for n in range(6)]
 
 
 class Requests(Step):

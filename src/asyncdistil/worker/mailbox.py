@@ -8,11 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from asyncdistil.errors import TransportError
 from asyncdistil.transport import Channel
 from asyncdistil.transport.messages import Claimed, Finish, FromWorker, Granted, ToWorker
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 Reply: TypeAlias = Claimed | Granted
 _BUNDLE_SECONDS = 0.002
@@ -30,10 +33,13 @@ class Mailbox:
         self.channel = channel
         self.on_reply: Callable[[Reply], None] = lambda _reply: None
         self.on_broken: Callable[[TransportError], None] = lambda _error: None
+        self.on_unsent: Callable[[TransportError], None] = lambda _error: None
         self._work: deque[ToWorker] = deque()
         self._reading = threading.Lock()
         self._pumped: SimpleQueue[list[ToWorker] | TransportError] | None = None
-        self._on_loop = False
+        self._loop: AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._posted: list[FromWorker] = []
         self._starting = threading.Lock()
 
     def next(self, before_waiting: Callable[[], None]) -> ToWorker:
@@ -70,11 +76,45 @@ class Mailbox:
         Raises:
             TransportError: The supervisor is gone or broke the protocol.
         """
-        self._on_loop = True
+        if self._loop is None:
+            from asyncio import get_running_loop
+
+            self._loop_thread = threading.get_ident()
+            self._loop = get_running_loop()
         self._take(False)
         work = [*self._work]
         self._work.clear()
         return work
+
+    def loop_here(self) -> AbstractEventLoop | None:
+        """The loop that reads by `poll`, if this is its thread."""
+        loop = self._loop
+        if loop is None or threading.get_ident() != self._loop_thread or loop.is_closed():
+            return None
+        return loop
+
+    def post(self, message: FromWorker) -> None:
+        """Send a message; on the loop that reads, with all others of this turn in one write.
+
+        Raises:
+            TransportError: The supervisor is gone; on the loop ``on_unsent`` is told instead.
+        """
+        loop = self.loop_here()
+        if loop is None:
+            self.channel.send(message)
+            return
+        if not self._posted:
+            loop.call_soon(self.flush)
+        self._posted.append(message)
+
+    def flush(self) -> None:
+        """Send what was posted and is still here."""
+        messages, self._posted = self._posted, []
+        try:
+            if messages:
+                self.channel.send(*messages)
+        except TransportError as error:
+            self.on_unsent(error)
 
     def put_back(self, messages: list[ToWorker]) -> None:
         """Return messages that were taken and not worked on; they come first again."""
@@ -83,7 +123,7 @@ class Mailbox:
     def expect_replies(self) -> None:
         """Make sure that replies are read even while the working thread waits for one."""
         with self._starting:
-            if self._on_loop or self._pumped is not None:
+            if self._loop is not None or self._pumped is not None:
                 return
             self._pumped = SimpleQueue()
         threading.Thread(target=self._pump, name="asyncdistil-mailbox", daemon=True).start()

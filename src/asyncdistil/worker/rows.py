@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from asyncdistil.batch import Row
 from asyncdistil.errors import StepError
 from asyncdistil.transport.brokers import LEDGER, Ledger
-from asyncdistil.transport.messages import Finish, FromWorker, Lease, Survived
+from asyncdistil.transport.messages import Finish, Lease, Survived
 from asyncdistil.worker.bench import Bench
 from asyncdistil.worker.ending import exit_status, leave, unload_failed
 from asyncdistil.worker.isolate import FATAL
@@ -56,7 +56,7 @@ class RowExecutor:
         self._queue: deque[tuple[_Lease, int]] = deque()
         self._leases: dict[int, _Lease] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._outgoing: list[FromWorker] = []
+        self._unreported = 0
         self._finishing = False
         self._sweep_planned = False
         self._loop: asyncio.AbstractEventLoop
@@ -71,6 +71,7 @@ class RowExecutor:
         self._loop = asyncio.get_running_loop()
         self._end = self._loop.create_future()
         mailbox = self._bench.mailbox
+        mailbox.on_unsent = self._stop
         fd = mailbox.channel.fileno()
         if not self._asynchronous:
             self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="asyncdistil-row")
@@ -82,7 +83,7 @@ class RowExecutor:
             self._loop.remove_reader(fd)
             for task in self._tasks:
                 task.cancel()
-        self._send()
+        mailbox.flush()
         if self._pool is not None:
             self._pool.shutdown()
         await unload(self._bench.step)
@@ -121,6 +122,7 @@ class RowExecutor:
             entry.entries[position] = failed
             entry.state[position] = _DONE
             entry.left -= 1
+            self._unreported += 1
         self._leases[lease.id] = entry
         self._queue.extend((entry, n) for n in range(count) if entry.state[n] == _OPEN)
         if not entry.left:
@@ -132,6 +134,9 @@ class RowExecutor:
             task = self._loop.create_task(self._row(entry, position))
             self._tasks.add(task)
             task.add_done_callback(self._task_done)
+        if not self._queue and self._unreported >= self._concurrency > len(self._tasks):
+            # Slots are empty, maybe because rows that are done still count as held.
+            self._report_done_before(self._loop.time())
         if self._finishing and not self._leases and not self._end.done():
             self._end.set_result(None)
 
@@ -185,6 +190,7 @@ class RowExecutor:
     def _row_done(self, entry: _Lease, position: int) -> None:
         entry.state[position] = _DONE
         entry.left -= 1
+        self._unreported += 1
         if not entry.left:
             self._complete(entry)
         elif entry.done_since is None:
@@ -197,11 +203,13 @@ class RowExecutor:
         del self._leases[entry.lease.id]
         if not entry.lease.probe:
             self._report(entry)
-        elif entry.trouble is None:
-            self._post(Survived(entry.lease.id))
+            return
+        self._unreported -= len(entry.state)
+        if entry.trouble is None:
+            self._bench.mailbox.post(Survived(entry.lease.id))
         else:
             failure = self._bench.scrubber.describe(entry.trouble, attempts=entry.lease.attempt)
-            self._post(Survived(entry.lease.id, failure))
+            self._bench.mailbox.post(Survived(entry.lease.id, failure))
 
     def _report(self, entry: _Lease) -> None:
         """Report every run of rows that are done and not reported."""
@@ -210,7 +218,9 @@ class RowExecutor:
         seconds = self._loop.time() - entry.began
         start = state.find(_DONE)
         if start < 0 and not count:
-            self._post(self._bench.record_entries(entry.lease, 0, [], Ledger(), seconds))
+            self._bench.mailbox.post(
+                self._bench.record_entries(entry.lease, 0, [], Ledger(), seconds)
+            )
         while start >= 0:
             stop = start
             while stop < count and state[stop] == _DONE:
@@ -220,13 +230,16 @@ class RowExecutor:
                 if each is not None:
                     ledger.merge(each)
             made = entry.entries[start:stop]
-            self._post(self._bench.record_entries(entry.lease, start, made, ledger, seconds))
+            self._bench.mailbox.post(
+                self._bench.record_entries(entry.lease, start, made, ledger, seconds)
+            )
             # They are on disk now; a straggler must not keep them in memory.
             blank: list[Any] = [None] * (stop - start)
             entry.entries[start:stop] = entry.ledgers[start:stop] = blank
             for port in entry.ports:
                 port[start:stop] = blank
             state[start:stop] = bytes([_REPORTED]) * (stop - start)
+            self._unreported -= stop - start
             start = state.find(_DONE, stop)
 
     def _plan_sweep(self, seconds: float) -> None:
@@ -235,32 +248,21 @@ class RowExecutor:
             self._loop.call_later(seconds, self._sweep)
 
     def _sweep(self) -> None:
+        """Report what has waited long enough."""
         self._sweep_planned = False
         now = self._loop.time()
-        waiting = []
+        self._report_done_before(now - PATIENCE_SECONDS * 0.9)
+        waiting = [entry.done_since for entry in self._leases.values() if entry.done_since]
+        if waiting:
+            self._plan_sweep(max(0.0, min(waiting) + PATIENCE_SECONDS - now))
+
+    def _report_done_before(self, moment: float) -> None:
+        """Report rows of leases whose first unreported one was done by then."""
         try:
             for entry in self._leases.values():
-                if entry.done_since is None or entry.lease.probe:
-                    continue
-                if now - entry.done_since >= PATIENCE_SECONDS * 0.9:
+                since = entry.done_since
+                if since is not None and since <= moment and not entry.lease.probe:
                     self._report(entry)
-                else:
-                    waiting.append(entry.done_since)
-        except Exception as error:
-            self._stop(error)
-            return
-        if waiting:
-            self._plan_sweep(min(waiting) + PATIENCE_SECONDS - now)
-
-    def _post(self, message: FromWorker) -> None:
-        if not self._outgoing:
-            self._loop.call_soon(self._send)
-        self._outgoing.append(message)
-
-    def _send(self) -> None:
-        messages, self._outgoing = self._outgoing, []
-        try:
-            self._bench.mailbox.channel.send(*messages)
         except Exception as error:
             self._stop(error)
 
