@@ -18,8 +18,9 @@ from asyncdistil.log import lock, opening, recovery, segment
 from asyncdistil.log.commit_log import CommitLog, Tail
 from asyncdistil.log.files import Files
 from asyncdistil.log.group_sync import GroupSync
+from asyncdistil.log.holes import Hole
 from asyncdistil.log.record import HEADER_BYTES, Header, parse_header
-from asyncdistil.log.recovery import Hole, Recovered
+from asyncdistil.log.recovery import Recovered
 from asyncdistil.memo import memo as memo_module
 from asyncdistil.supervisor.crew import Job
 from asyncdistil.supervisor.leaf import LeafOperator
@@ -193,10 +194,10 @@ def _torn_tail_called_damage() -> Any:
 
 
 def _payload_not_verified() -> Any:
-    def first_torn(root: Path, files: Files, recovered: Recovered) -> None:
+    def first_torn(root: Path, files: Files, recovered: Recovered, *, exclusive: bool) -> None:
         return None
 
-    return _replaced(opening, "_first_torn_payload", first_torn)
+    return _replaced(opening, "_first_torn", first_torn)
 
 
 # --- locks and leases -----------------------------------------------------------------------------
