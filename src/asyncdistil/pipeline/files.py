@@ -68,9 +68,9 @@ class InFiles:
 
         Arguments and errors are those of `from_dict`.
         """
-        from asyncdistil.pipeline import serialise
+        from asyncdistil.pipeline import parsing, serialise
 
-        data = serialise.parsed_file(path)
+        data = parsing.parsed_file(path)
         return serialise.built(cls, data, trust=trust, where=os.fspath(path), **options)
 
     @classmethod
@@ -78,9 +78,9 @@ class InFiles:
         cls, path: str | os.PathLike[str], *, trust: Iterable[str | type] = (), **options: Any
     ) -> Self:
         """Build the pipeline that a JSON file declares; see `from_dict`."""
-        from asyncdistil.pipeline import serialise
+        from asyncdistil.pipeline import parsing, serialise
 
-        data = serialise.parsed_file(path, "json")
+        data = parsing.parsed_file(path, "json")
         return serialise.built(cls, data, trust=trust, where=os.fspath(path), **options)
 
     @classmethod
@@ -88,7 +88,7 @@ class InFiles:
         cls, path: str | os.PathLike[str], *, trust: Iterable[str | type] = (), **options: Any
     ) -> Self:
         """Build the pipeline that a YAML file declares; see `from_dict`."""
-        from asyncdistil.pipeline import serialise
+        from asyncdistil.pipeline import parsing, serialise
 
-        data = serialise.parsed_file(path, "yaml")
+        data = parsing.parsed_file(path, "yaml")
         return serialise.built(cls, data, trust=trust, where=os.fspath(path), **options)

@@ -13,13 +13,14 @@ from pydantic import AliasChoices, BaseModel, ValidationError
 
 from asyncdistil.compat.aliases import hint, resolve
 from asyncdistil.compat.table import ABSENT, HOME
-from asyncdistil.errors import DataError, ParameterError
+from asyncdistil.errors import AsyncDistilError, DataError, ParameterError
 from asyncdistil.steps.routing import RoutingBatchFunction
 
 _log = logging.getLogger("asyncdistil.pipeline")
 _OWN, _THEIRS = "asyncdistil", "distilabel"
 _NOT_FIELDS = frozenset({"type_info", "runtime_parameters_info"})
 _TYPE = "type_info"
+_SHOWN_CHARACTERS = 200
 _NOTHING: tuple[Any, ...] = (None, False, "", "auto", [], {})
 """Values that a field may have which we don't know, without anybody missing it."""
 
@@ -30,7 +31,8 @@ class _Name(NamedTuple):
 
     @property
     def shown(self) -> str:
-        return f"{self.module}.{self.name}"
+        text = f"{self.module}.{self.name}"
+        return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
     @property
     def root(self) -> str:
@@ -146,10 +148,18 @@ class Classes:
             found: Any = sys.modules.get(name.module) or import_module(name.module)
             for part in name.name.split("."):
                 found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError) as error:
             self._unknown[f"{name.shown} of {place} ({error})"] = None
-        else:
+            return
+        # A trusted module imports others, and `mine:os.system` is not what was trusted.
+        home = getattr(found, "__module__", None)
+        part = getattr(found, "__qualname__", name.name)
+        if not isinstance(home, str) or not isinstance(part, str):
+            self._unknown[f"{name.shown} of {place} (neither a class nor a function)"] = None
+        elif self._trusts(home) or home.partition(".")[0] == _OWN:
             self._found[name] = found
+        else:
+            self._strangers[_Name(home, part)] = None
 
     # --- building -----------------------------------------------------------------------------
 
@@ -175,6 +185,12 @@ class Classes:
         kind = self._found[name]
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return kind
+        odd = [key for key in fields if not isinstance(key, str) or key == "self"]
+        if odd:
+            raise ParameterError(
+                f"{place} in {self._where}, a {kind.__name__}, can't be built: {odd[0]!r} can't "
+                "be the name of a field, take it out"
+            )
         if name.root == _THEIRS:
             fields = self._known_fields(kind, fields, place)
         if "image_generation_model" in fields:
@@ -196,11 +212,25 @@ class Classes:
         """Call the function that makes a router.
 
         Raises:
-            ParameterError: It made something else.
+            DataError: Its arguments are no mapping of names to values.
+            ParameterError: It can't have these arguments, or made something else.
         """
         name = self._name(info, "a routing function")
-        arguments = msgspec.convert(info.get("kwargs") or {}, type=dict[str, Any])
-        made = self._found[name](**arguments)
+        try:
+            arguments = msgspec.convert(info.get("kwargs") or {}, type=dict[str, Any])
+        except msgspec.ValidationError as error:
+            raise DataError(
+                f"kwargs of {name.shown} in {self._where} must be arguments by name: {error}"
+            ) from error
+        try:
+            made = self._found[name](**arguments)
+        except AsyncDistilError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise ParameterError(
+                f"{name.shown} in {self._where} can't be called with {sorted(arguments)}: "
+                f"{type(error).__name__}, compare its signature"
+            ) from error
         if not isinstance(made, RoutingBatchFunction):
             raise ParameterError(
                 f"{name.shown} in {self._where} made a {type(made).__name__}, no routing function"

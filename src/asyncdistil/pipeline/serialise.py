@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -22,13 +22,13 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 
 from asyncdistil.errors import DataError
 from asyncdistil.mixins.runtime_parameters import secret_class
+from asyncdistil.pipeline.parsing import Format, check_bounds
 
 if TYPE_CHECKING:
     from asyncdistil.pipeline.pipeline import Pipeline
     from asyncdistil.steps.base import BaseStep
 
 _P = TypeVar("_P")
-Format = Literal["json", "yaml"]
 
 _YAML = frozenset({".yaml", ".yml"})
 _SECRET_NAME = re.compile(
@@ -228,12 +228,6 @@ def _without(value: Any, secrets: tuple[str, ...]) -> Any:
 # --- reading ----------------------------------------------------------------------------------
 
 
-class _TypeInfo(msgspec.Struct):
-    module: str
-    name: str
-    kwargs: dict[str, Any] = {}
-
-
 class _Step(msgspec.Struct):
     name: str
     step: dict[str, Any]
@@ -265,38 +259,6 @@ class _File(msgspec.Struct):
     requirements: list[str] = []
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads the tuples that distilabel writes; builds no other object."""
-
-
-def _tuple(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
-    return loader.construct_sequence(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
-
-
-def parsed_file(path: str | os.PathLike[str], form: Format | None = None) -> Any:
-    """Read a file as plain data.
-
-    Args:
-        path: The file.
-        form: What it holds; without it, the suffix says so.
-
-    Raises:
-        OSError: It can't be read.
-        DataError: It holds neither.
-    """
-    text = Path(path).read_text(encoding="utf-8")
-    if form is None:
-        form = "json" if Path(path).suffix == ".json" else "yaml"
-    try:
-        # A subclass of the safe loader, with lists for tuples besides.
-        return json.loads(text) if form == "json" else yaml.load(text, _Loader)
-    except (ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{os.fspath(path)} is no {form.upper()}: {error}") from error
-
-
 def built(
     kind: type[_P], data: Any, *, trust: Iterable[str | type], where: str, **options: Any
 ) -> _P:
@@ -311,12 +273,13 @@ def built(
         options: Further arguments of the pipeline, such as ``cache_dir``.
 
     Raises:
-        DataError: It declares no pipeline, or names classes that are unknown or not trusted;
-            lists all of them.
+        DataError: It declares no pipeline, goes beyond the bounds of `parsing`, or names classes
+            that are unknown or not trusted; lists all of them.
         ParameterError: A step can't have the fields that it is given.
     """
     from asyncdistil.pipeline.foreign import Classes
 
+    check_bounds(data, where)
     try:
         declared = msgspec.convert(data, type=_File)
     except msgspec.ValidationError as error:

@@ -1,0 +1,210 @@
+"""Text of a pipeline file to plain data, whoever wrote it and whatever for.
+
+A file may come from anybody. Reading one builds nothing but dicts, lists, texts, numbers and dates,
+in memory and time bounded by `MAX_FILE_BYTES`, `MAX_VALUES` and `MAX_DEPTH`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
+
+from asyncdistil.errors import DataError
+
+Format: TypeAlias = Literal["json", "yaml"]
+
+MAX_FILE_BYTES = 16 << 20
+"""Largest file that is read."""
+
+MAX_VALUES = 500_000
+"""Most values of one file; a value that aliases repeat counts each time."""
+
+MAX_DEPTH = 100
+"""Most containers that may stand in each other."""
+
+_MAX_DIGITS = 4_300  # as Python's own limit; parts of base 60 take quadratic time as well
+_WAY_ON = "rows belong into a data file that a loader of the pipeline reads"
+_STUMBLES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, yaml.YAMLError)
+"""What PyYAML raises: its constructors stumble over text that does not fit the tag before it."""
+
+
+def parsed_file(path: str | os.PathLike[str], form: Format | None = None) -> Any:
+    """Read a file as plain data.
+
+    Args:
+        path: The file.
+        form: What it holds; without it, the suffix says so.
+
+    Raises:
+        OSError: It can't be read.
+        DataError: It holds neither, names a key twice, or is too large or too deep.
+    """
+    where = os.fspath(path)
+    with Path(path).open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise DataError(f"{where} is larger than {MAX_FILE_BYTES >> 20} MiB: {_WAY_ON}")
+    if form is None:
+        form = "json" if Path(path).suffix == ".json" else "yaml"
+    try:
+        # A byte order mark, as some editors leave it, is no part of the text.
+        text = content.decode("utf-8-sig")
+        # A subclass of the safe loader: lists for tuples, limits besides.
+        return _json(text) if form == "json" else yaml.load(text, _Loader)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} is not UTF-8 at byte {error.start}: save it with that encoding"
+        ) from error
+    except RecursionError:
+        raise DataError(f"{where} is nested too deeply: at most {MAX_DEPTH} levels") from None
+    except _STUMBLES as error:
+        # Not with what stands there, nor as a cause that would show it: it may be a secret.
+        raise DataError(f"{where} is no {form.upper()} that can be read: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem}, line {mark.line + 1}, column {mark.column + 1}"
+    if isinstance(error, json.JSONDecodeError | _Twice):
+        return str(error)
+    if isinstance(error, ReaderError):
+        return f"{error.reason}: character {error.character:#x} at position {error.position}"
+    return f"a value has not the form of its type ({type(error).__name__})"
+
+
+def check_bounds(data: Any, where: str) -> None:
+    """Refuse data that would take too much of those who go through it.
+
+    Raises:
+        DataError: It is deeper than `MAX_DEPTH`, or holds itself; it has more than `MAX_VALUES`
+            values; or a text of it is no text that a file can hold.
+    """
+    left, count = [(data, 0)], 0
+    while left:
+        value, depth = left.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise DataError(f"{where} holds more than {MAX_VALUES:,} values: {_WAY_ON}")
+        if isinstance(value, str):
+            _check_text(value, where)
+            continue
+        if isinstance(value, dict):
+            inner = list(value.values())
+            for key in value:
+                if isinstance(key, str):
+                    _check_text(key, where)
+        elif isinstance(value, list | tuple):
+            inner = list(value)
+        else:
+            continue
+        if depth >= MAX_DEPTH:
+            raise DataError(
+                f"{where} is nested too deeply, or holds itself: at most {MAX_DEPTH} levels"
+            )
+        # What is refused is refused before it is spread out.
+        if len(inner) + len(left) > MAX_VALUES:
+            raise DataError(f"{where} holds more than {MAX_VALUES:,} values: {_WAY_ON}")
+        left.extend((one, depth + 1) for one in inner)
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where} holds half of a surrogate pair, {text[error.start]!r}: "
+            "write the character itself"
+        ) from None
+
+
+# --- JSON -------------------------------------------------------------------------------------
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_object)
+
+
+class _Twice(ValueError):
+    """A key stands twice in one object."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = Counter(key for key, _ in pairs)
+        twice = names.most_common(1)[0][0]
+        raise _Twice(f"the key {twice!r} stands twice in one object")
+    return made
+
+
+# --- YAML -------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads the tuples that distilabel writes; builds no other object, and not too many."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._values = 0
+        self._sizes: dict[str, int] = {}  # of what each anchor names, in values
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose the next node, with an eye on how many there are."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        anchor: str | None = event.anchor
+        again = isinstance(event, yaml.AliasEvent)
+        # Merged mappings are copied: an alias costs what it stands for.
+        self._values += self._sizes.get(anchor, 1) if again and anchor else 1
+        if self._values > MAX_VALUES:
+            self._refuse(f"found more than {MAX_VALUES:,} values: {_WAY_ON}", event)
+        if self._depth > MAX_DEPTH:
+            self._refuse(f"found more than {MAX_DEPTH} levels in each other", event)
+        before = self._values
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if anchor is not None and not again:
+            self._sizes[anchor] = self._values - before + 1
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping; what stands twice would silently win over what stood before."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    self._refuse(f"found the key {key.value!r} twice", key)
+                seen.add((key.tag, key.value))
+        return node
+
+    def _refuse(self, why: str, where: Any) -> None:
+        raise ComposerError(None, None, why, where.start_mark)
+
+
+def _tuple(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
+    return loader.construct_sequence(node, deep=True)
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+    if len(node.value) > _MAX_DIGITS:
+        raise ConstructorError(
+            None, None, f"found a number of more than {_MAX_DIGITS:,} digits", node.start_mark
+        )
+    whole = node.tag == "tag:yaml.org,2002:int"
+    return loader.construct_yaml_int(node) if whole else loader.construct_yaml_float(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+_Loader.add_constructor("tag:yaml.org,2002:int", _number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
