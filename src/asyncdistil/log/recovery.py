@@ -7,7 +7,6 @@ torn tail of a crash and the log ends before it; k <= W was acknowledged, so it 
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +19,7 @@ from asyncdistil.errors import CorruptRecord, FormatError, StorageError
 from asyncdistil.log.checkpoint import Checkpoint, checkpoint_path
 from asyncdistil.log.commit_log import Tail
 from asyncdistil.log.files import Files
+from asyncdistil.log.holes import Hole, Holes, Span
 from asyncdistil.log.index import (
     COMMIT_TAG,
     ROUTE_TAG,
@@ -38,35 +38,9 @@ from asyncdistil.log.record import (
     RecordType,
     parse_header,
     payload_fits,
-    stray_headers,
 )
 
 _WINDOW_BYTES = 8 << 20
-
-
-class Hole(NamedTuple):
-    """Damaged bytes of the commit log that were given up on purpose.
-
-    Attributes:
-        number: Commit-log file.
-        start: First byte given up.
-        end: Byte at which the walk goes on.
-        lsn: LSN of the last record given up.
-        digest: What the record at ``end`` has as the hash of the header before it.
-    """
-
-    number: int
-    start: int
-    end: int
-    lsn: int
-    digest: int
-
-    def encode(self) -> bytes:
-        """Body of a REPAIR record."""
-        return _HOLE.pack(*self)
-
-
-_HOLE = struct.Struct("<QQQQQ")
 
 
 class Remainder(NamedTuple):
@@ -178,9 +152,9 @@ class _Recovery:
         self._recompute = recompute
         # By place: whoever opened the store meanwhile may have given the LSN to another record.
         self._stop = unpack_place(stop.place) if stop is not None else None
-        self._result = Recovered()
+        self._holes = Holes(self._log)
+        self._result = Recovered(holes=self._holes.new)
         self._files_by_number: dict[int, LogFile] = {}
-        self._known_holes: dict[tuple[int, int], Hole] | None = None
         self._sealed = False
         self.on_record: OnRecord | None = None
 
@@ -239,17 +213,29 @@ class _Recovery:
             # The header is synced before anything follows it: a torn one stands alone.
             if found.size > FILE_HEADER_BYTES:
                 self._damaged(found.number, 0, "its file header is damaged", None)
+                self._leave_out(found.number, 0, found.size)
         chain: list[LogFile] = []
-        while number:
+        while number and number >= oldest:
             file = by_number.get(number)
-            if file is None or file.header is None:
-                self._damaged(number, 0, "the file is missing or its header is damaged", None)
-                break
+            # A header that names itself or a later file as the one before was forged.
+            if file is None or file.header is None or file.header.previous_number >= number:
+                self._skip(number, file, chain[-1])
+                number = max((n for n in by_number if n < number), default=0)
+                continue
             chain.append(file)
-            if number == oldest:
-                break
             number = file.header.previous_number
         return chain[::-1]
+
+    def _skip(self, number: int, file: LogFile | None, follower: LogFile) -> None:
+        """Give up a file of the chain as a whole; the one below it may be all right."""
+        header = follower.header
+        assert header is not None
+        if self._hole(number, 0) is None:
+            self._damaged(number, 0, "the file is missing or its header is damaged", None)
+            hole = Hole(number, 0, 0, header.base - 1, header.previous_digest)
+            self._holes.add(hole)
+            if file is not None:
+                self._leave_out(number, 0, file.size)
 
     def _adopt_checkpoint(self, chain: list[LogFile]) -> bool:
         """Use the checkpoint if the log really goes on from it."""
@@ -261,7 +247,9 @@ class _Recovery:
             result.index = checkpoint.index()
             result.tail = tail
             return True
-        self._damaged(tail.number, tail.end, "the log ends before its checkpoint", tail.lsn)
+        if self._hole(tail.number, tail.end) is None:
+            self._damaged(tail.number, tail.end, "the log ends before its checkpoint", tail.lsn)
+            self._holes.add(Hole(tail.number, tail.end, tail.end, tail.lsn, tail.digest))
         checkpoint.close()
         result.checkpoint = None
         return False
@@ -297,7 +285,9 @@ class _Recovery:
 
     def _walk_file(self, file: LogFile, follower: FileHeader | None) -> bool:
         """Walk one file up to where it counts; ``False`` ends the log."""
-        limit = file.size if follower is None else follower.previous_end
+        # Behind a file that is missing nobody says up to where this one counts.
+        known = follower is not None and follower.previous_number == file.number
+        limit = follower.previous_end if follower is not None and known else file.size
         if self._exclusive and self._result.tail.end < file.size:
             self._log.read_from_disk(file.number)
         while (reason := self._walk_records(file.number, limit)) is not None:
@@ -393,35 +383,16 @@ class _Recovery:
                 self._leave_out(file.number, offset, file.size)
                 return False
             self._damaged(file.number, offset, reason, bad_lsn, header)
-            hole = self._next_intact(file.number, offset, limit, follower)
-            result.holes.append(hole)
+            place = Span(file.number, offset, limit)
+            hole = self._holes.measure(place, result.tail.lsn, result.durable, follower)
+            self._holes.add(hole)
             self._leave_out(file.number, offset, hole.end)
         result.tail = Tail(file.number, hole.end, hole.lsn, hole.digest)
         return True
 
-    def _next_intact(
-        self, number: int, offset: int, limit: int, follower: FileHeader | None
-    ) -> Hole:
-        """Where to go on behind damage."""
-        data = self._log.read(number, offset, limit)
-        seed = self._log.seed(number)
-        for at, header in stray_headers(data, 0, seed):
-            payload = data[at + HEADER_BYTES : at + header.size]
-            if header.position > self._result.tail.lsn and payload_fits(header, payload, seed):
-                if at == 0:
-                    continue  # intact but out of place: the damage is what is missing before it
-                return Hole(number, offset, offset + at, header.position - 1, header.previous)
-        if follower is not None:
-            return Hole(number, offset, limit, follower.base - 1, follower.previous_digest)
-        return Hole(number, offset, limit, max(self._result.durable, self._result.tail.lsn), 0)
-
     def _hole(self, number: int, offset: int) -> Hole | None:
         """Damage at this place that was given up before."""
-        if self._known_holes is None:
-            bodies = self._log.intact_bodies(self._files_by_number.values(), RecordType.REPAIR)
-            holes = [Hole(*_HOLE.unpack(body)) for body in bodies if len(body) == _HOLE.size]
-            self._known_holes = {(hole.number, hole.start): hole for hole in holes}
-        return self._known_holes.get((number, offset))
+        return self._holes.at(number, offset, self._files_by_number.values())
 
     def _leave_out(self, number: int, start: int, end: int) -> None:
         if end > start:

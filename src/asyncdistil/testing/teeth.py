@@ -18,7 +18,7 @@ from asyncdistil.log import lock, opening, recovery, segment
 from asyncdistil.log.commit_log import CommitLog, Tail
 from asyncdistil.log.files import Files
 from asyncdistil.log.group_sync import GroupSync
-from asyncdistil.log.holes import Hole
+from asyncdistil.log.holes import Span
 from asyncdistil.log.record import HEADER_BYTES, Header, parse_header
 from asyncdistil.log.recovery import Recovered
 from asyncdistil.memo import memo as memo_module
@@ -175,7 +175,8 @@ def _resurrected_after_a_hole() -> Any:
     sound = recovery._Recovery._judge
 
     def judge(self: Any, file: Any, offset: int, limit: int, *rest: Any) -> bool:
-        hole: Hole = self._next_intact(file.number, offset, limit, rest[2])
+        place = Span(file.number, offset, limit)
+        hole = self._holes.measure(place, self._result.tail.lsn, self._result.durable, rest[2])
         if hole.end < limit:
             # "Skip what is damaged and keep the rest."
             self._result.tail = Tail(file.number, hole.end, hole.lsn, hole.digest)
