@@ -150,4 +150,4 @@ def _text_of(reply: GenerateOutput) -> str:
         raise ReplyFailed(failures[0])
     if text is None or not text.strip():
         raise ReplyFailed(Failure("no_reply", "the model gave no text"))
-    return text.strip()
+    return text
