@@ -6,17 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from asyncdistil.steps.base import BaseStep
-from asyncdistil.steps.columns import ExpandColumns, KeepColumns, MergeColumns
 from asyncdistil.steps.decorator import step
-from asyncdistil.steps.functions import FilterRows, Map
 from asyncdistil.steps.generator import GeneratorStep
 from asyncdistil.steps.global_step import GlobalStep
-from asyncdistil.steps.joins import CombineOutputs, GroupColumns
-from asyncdistil.steps.load_dataset import LoadDataFromDataset, make_generator_step
-from asyncdistil.steps.load_dicts import LoadDataFromDicts
-from asyncdistil.steps.load_disk import LoadDataFromDisk
-from asyncdistil.steps.load_files import LoadDataFromFileSystem
-from asyncdistil.steps.load_hub import LoadDataFromHub
 from asyncdistil.steps.registration import CURRENT_PIPELINE, PipelineLike
 from asyncdistil.steps.resources import StepResources
 from asyncdistil.steps.routing import (
@@ -31,9 +23,17 @@ from asyncdistil.typing import GeneratorStepOutput, StepColumns, StepInput, Step
 
 if TYPE_CHECKING:
     from asyncdistil.steps.arrange import JoinColumns, Sample, Sort
+    from asyncdistil.steps.columns import ExpandColumns, KeepColumns, MergeColumns
     from asyncdistil.steps.data_sampler import DataSampler
     from asyncdistil.steps.deduplication import EmbeddingDedup, ExactDedup, MinHashDedup
     from asyncdistil.steps.deita import DeitaFiltering
+    from asyncdistil.steps.functions import FilterRows, Map
+    from asyncdistil.steps.joins import CombineOutputs, GroupColumns
+    from asyncdistil.steps.load_dataset import LoadDataFromDataset, make_generator_step
+    from asyncdistil.steps.load_dicts import LoadDataFromDicts
+    from asyncdistil.steps.load_disk import LoadDataFromDisk
+    from asyncdistil.steps.load_files import LoadDataFromFileSystem
+    from asyncdistil.steps.load_hub import LoadDataFromHub
     from asyncdistil.steps.push_to_hub import PushToHub
     from asyncdistil.steps.reward_model import RewardModelScore
     from asyncdistil.steps.training_formats import (
@@ -46,6 +46,21 @@ if TYPE_CHECKING:
     from asyncdistil.steps.truncate import TruncateTextColumn
     from asyncdistil.steps.vectors import EmbeddingGeneration, FaissNearestNeighbour
 
+_BASIC = {
+    "CombineOutputs": "joins",
+    "ExpandColumns": "columns",
+    "FilterRows": "functions",
+    "GroupColumns": "joins",
+    "KeepColumns": "columns",
+    "LoadDataFromDataset": "load_dataset",
+    "LoadDataFromDicts": "load_dicts",
+    "LoadDataFromDisk": "load_disk",
+    "LoadDataFromFileSystem": "load_files",
+    "LoadDataFromHub": "load_hub",
+    "Map": "functions",
+    "MergeColumns": "columns",
+    "make_generator_step": "load_dataset",
+}
 _GALLERY = {
     "ConversationTemplate": "training_formats",
     "DataSampler": "data_sampler",
@@ -66,7 +81,8 @@ _GALLERY = {
     "Sort": "arrange",
     "TruncateTextColumn": "truncate",
 }
-"""Steps that few pipelines have: imported on first use, for a worker starts once per step."""
+_WHERE = _BASIC | _GALLERY
+"""Imported on first use: a worker has one step, and making all these classes takes it 20 ms."""
 
 __all__ = [
     "CURRENT_PIPELINE",
@@ -124,11 +140,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _GALLERY:
+    if name not in _WHERE:
         from asyncdistil.compat.aliases import old_names
 
         return old_names(__name__)(name)
-    return getattr(import_module(f"{__name__}.{_GALLERY[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
 
 
 def __dir__() -> list[str]:
