@@ -81,13 +81,69 @@ def test_a_report_without_a_wish_is_answered_with_nothing() -> None:
     assert Pool().on(PermitRequest("g", 0, returned=3), 0.0) == Granted("g", 0, 0.0)
 
 
-def test_a_burst_of_throttled_replies_lowers_the_limit_once() -> None:
-    pool = Pool(limit=100.0)
+def test_throttled_replies_lower_the_limit_to_what_was_borne_and_then_by_half_at_most() -> None:
+    pool = Pool(limit=40.0)
+    assert pool.on(PermitRequest("g", 100), 10.0).permits == 40
     for _ in range(20):
-        pool.on(PermitRequest("g", 0, throttled=1, succeeded=1), 10.0)
-    assert pool.limit == pytest.approx(70.0)
-    pool.on(PermitRequest("g", 0, throttled=1, succeeded=1), 20.0)
-    assert pool.limit == pytest.approx(49.0)
+        pool.on(PermitRequest("g", 0, returned=1, throttled=1), 10.0)
+    assert pool.limit == 20.0
+    pool.on(PermitRequest("g", 0, returned=20, succeeded=20), 10.2)
+    before = pool.limit
+    # Sent under the new limit, in the same burst.
+    for _ in range(40):
+        pool.on(PermitRequest("g", 1), 10.3)
+        pool.on(PermitRequest("g", 0, returned=1, throttled=1), 10.3)
+    assert pool.limit >= before / 2 - 1
+
+
+def test_a_large_declared_number_is_approached_and_no_further_once_the_service_objects() -> None:
+    pool = Pool(RateLimits(concurrent=256), limit=256.0)
+    assert pool.on(PermitRequest("g", 1000), 0.0).permits == 64
+    more = [pool.on(PermitRequest("g", 1000), 0.005 * n).permits for n in range(1, 200)]
+    assert max(more) <= 5
+    assert 64 + sum(more) == 256
+
+    pool = Pool(RateLimits(concurrent=256), limit=256.0)
+    pool.on(PermitRequest("g", 1000), 0.0)
+    pool.on(PermitRequest("g", 1000), 0.005)
+    pool.on(PermitRequest("g", 1000, returned=4, throttled=4), 0.010)
+    assert pool.limit <= 66
+    assert sum(pool.on(PermitRequest("g", 1000), 0.005 * n).permits for n in range(3, 100)) == 0
+
+
+@pytest.mark.parametrize("capacity", [64, 100, 200])
+@pytest.mark.parametrize("loads", [[4000], [1000] * 4])
+def test_a_service_that_bears_less_than_was_declared_refuses_few_and_is_used_to_the_full(
+    loads: list[int], capacity: int
+) -> None:
+    pool = Pool(RateLimits(concurrent=256), limit=256.0)
+    _, seen = simulate(pool, loads, capacity=capacity, throttles=True)
+    refused = len(seen) - 4000
+    assert refused < 0.02 * len(seen)
+    assert sum(seen[2000:3000]) / 1000 >= 0.95 * capacity
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 20])
+def test_however_little_a_service_bears_it_is_not_pestered(capacity: int) -> None:
+    pool = Pool(RateLimits(concurrent=64), limit=64.0)
+    _, seen = simulate(pool, [4000], capacity=capacity, throttles=True)
+    assert len(seen) - 4000 < 0.1 * len(seen)
+    assert sum(seen[2000:3800]) / 1800 >= 0.9 * capacity
+
+
+def test_a_service_that_refused_everything_for_a_while_is_soon_used_as_before() -> None:
+    pool = Pool(limit=64.0)
+    now = 0.0
+    for _ in range(3):
+        granted = pool.on(PermitRequest("g", 64), now).permits
+        pool.on(PermitRequest("g", 0, returned=granted, throttled=granted), now)
+        now += 1.0
+    assert pool.limit == 1.0
+    for _ in range(8):
+        granted = pool.on(PermitRequest("g", 1000), now).permits
+        pool.on(PermitRequest("g", 0, returned=granted, succeeded=granted), now + 0.2)
+        now += 0.2
+    assert pool.limit >= 20
 
 
 def test_retry_after_closes_the_pool_until_then_and_an_absurd_one_for_five_minutes() -> None:
@@ -192,7 +248,7 @@ def simulate(
     """Let workers share a service that bears ``capacity`` requests at once."""
     workers = [Worker(number, load) for number, load in enumerate(loads)]
     events: list[tuple[float, int, str, float]] = [(0.0, w.number, "ask", 0.0) for w in workers]
-    in_flight, seen = 0, []
+    in_flight, served, seen = 0, 0, []
     now = 0.0
     while events and now < 10_000:
         now, number, what, latency = heapq.heappop(events)
@@ -205,6 +261,7 @@ def simulate(
                 worker.throttled += 1
                 worker.todo += 1
             else:
+                served -= 1
                 worker.succeeded += 1
                 worker.latencies.append(latency)
                 worker.done_at = now
@@ -218,10 +275,12 @@ def simulate(
         for _ in range(granted.permits):
             in_flight += 1
             seen.append(in_flight)
-            if throttles and in_flight > capacity:
+            if throttles and served >= capacity:
+                # Refused before anything is done for it: it takes nobody's place.
                 heapq.heappush(events, (now + 0.01, number, "reply", -1.0))
             else:
-                took = seconds * max(1.0, in_flight / capacity)
+                served += 1
+                took = seconds * max(1.0, served / capacity)
                 heapq.heappush(events, (now + took, number, "reply", took))
         if worker.todo and granted.wait_seconds and worker.asks_at == math.inf:
             worker.asks_at = now + granted.wait_seconds

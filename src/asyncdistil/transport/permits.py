@@ -4,8 +4,13 @@ A permit is the right to have one request in flight. Workers ask for a block of 
 one request, and give them back with what they saw. From that the pool learns what the service
 bears:
 
-- *throttled* (429): multiplicative decrease, once per burst; ``Retry-After`` closes the pool;
-- *succeeded*: doubling until the first trouble, then one more request per round;
+- *throttled* (429): down to what was out and not refused; once these have come back, by no more
+  than half in a burst; ``Retry-After`` closes the pool;
+- *succeeded*: doubling until the first trouble and, after one, up to half of where it came; from
+  there one more request per round, and close to where it came one more per hundreds of answers;
+- *nothing bad yet*: a large number that the user declared is approached within a fraction of a
+  second rather than at once, so that a service that bears less can say so before it has refused
+  most of them;
 - *slower and slower*: services that never say 429 only grow queues, so the limit follows the
   gradient between the usual and the present latency;
 - *failing again and again*: a breaker opens, and a single probe asks whether the service is back.
@@ -26,7 +31,14 @@ START = 16
 """Requests in flight that a service is trusted with before anything is known of it."""
 MOST = 4096
 """Limit of the limit, where the user declared none."""
-_DECREASE = 0.7
+TRUSTED = 64
+"""Requests in flight that a service is sent at once because the user says that it bears them."""
+_APPROACH_PER_SECOND = 500.0  # by which what was declared is approached from there
+_APPROACH_STEP_SECONDS = 0.01  # at most, however long nobody asked
+_DECREASE = 0.5
+_FORGETTING = 0.7  # how fast the level of a refusal is forgotten while the service refuses more
+_CLOSE = 0.9  # of that level: from here on the limit is raised carefully
+_LEAST_ANSWERS = 200  # there, for one request more
 _BURST_SECONDS = 1.0  # throttled replies of one burst lower the limit once
 _TOLERANCE = 2.0  # answers of models differ in length: only a doubled latency counts
 _LEAST_SAMPLES = 8  # answers whose mean counts as one sample of latency
@@ -94,7 +106,12 @@ class Pool:
     _requests: Bucket | None = None
     _tokens: Bucket | None = None
     _doubling: bool = True
+    _goal: float = 0.0
+    _approached: float = -math.inf
     _calm_until: float = -math.inf
+    _sent_before: int = 0
+    _least_in_burst: float = 1.0
+    _refused_at: float = 0.0
     _paused_until: float = -math.inf
     _usual_seconds: float = 0.0
     _answers: int = 0
@@ -108,7 +125,8 @@ class Pool:
     _troubled_since: float | None = None
 
     def __post_init__(self) -> None:
-        self.limit = min(self.limit, self.ceiling)
+        self._goal = min(self.limit, self.ceiling)
+        self.limit = min(self._goal, TRUSTED)
         if self.limits.requests_per_minute > 0:
             self._requests = Bucket(self.limits.requests_per_minute)
         if self.limits.tokens_per_minute > 0:
@@ -159,6 +177,8 @@ class Pool:
             self.held.pop(holder, None)
         if self._tokens is not None:
             self._tokens.level -= max(0, report.tokens)
+        if not report.throttled:
+            self._sent_before -= max(0, report.returned)
         if report.succeeded > 0:
             self._recover()
             if report.latency_seconds > 0:
@@ -175,9 +195,27 @@ class Pool:
         self._troubles = self._openings = 0
         self._open_until = self._troubled_since = None
 
+    @property
+    def _approaching(self) -> bool:
+        return self._doubling and self.limit < self._goal
+
     def _grow(self, succeeded: int) -> None:
-        more = succeeded if self._doubling else succeeded / self.limit
+        if self._approaching:
+            return
+        more = float(succeeded)
+        if not self._doubling and self.limit >= self._refused_at / 2:
+            from_here = min(self._refused_at * _CLOSE, self._refused_at - 1)
+            close = from_here <= self.limit <= self._refused_at / _CLOSE
+            more /= max(4 * self.limit, _LEAST_ANSWERS) if close else self.limit
         self.limit = min(self.ceiling, self.limit + more)
+
+    def _approach(self, now: float) -> None:
+        """Trust the service with more of what was declared, as long as it has not objected."""
+        if self._approaching:
+            since = self._approached if self._approached > -math.inf else now
+            passed = min(max(0.0, now - since), _APPROACH_STEP_SECONDS)
+            self.limit = min(self._goal, self.limit + passed * _APPROACH_PER_SECOND)
+        self._approached = now
 
     def _follow_latency(self, report: PermitRequest, busy: bool) -> None:
         """Collect answers; once they make a sample, lower the limit if they took too long."""
@@ -224,10 +262,7 @@ class Pool:
 
     def _suffer(self, report: PermitRequest, troubles: int, now: float) -> None:
         if report.throttled > 0:
-            if now >= self._calm_until:
-                self._doubling = False
-                self._calm_until = now + max(_BURST_SECONDS, self._usual_seconds)
-                self.limit = max(1.0, self.limit * _DECREASE)
+            self._step_down(report, now)
             wait = report.retry_after_seconds
             if wait > 0:  # also false for NaN
                 self._paused_until = max(
@@ -250,6 +285,21 @@ class Pool:
             self._open_until = now + min(wait, _LONGEST_OPEN_SECONDS)
             self._prober = None
 
+    def _step_down(self, report: PermitRequest, now: float) -> None:
+        """Lower the limit to what the service bore."""
+        self._doubling = False
+        if now >= self._calm_until:
+            self._calm_until = now + max(_BURST_SECONDS, self._usual_seconds)
+            self._refused_at = max(self.limit, self._refused_at * _FORGETTING)
+            self._sent_before = self.outstanding + max(0, report.returned)
+            self._least_in_burst = 1.0
+            self.limit = min(self.limit, float(self._sent_before))
+        if self._sent_before > 0:
+            # Of what was sent under the old limit, each that is refused is one too many.
+            self._sent_before -= max(report.returned, report.throttled)
+            self._least_in_burst = max(1.0, (self.limit - report.throttled) * _DECREASE)
+        self.limit = max(self._least_in_burst, self.limit - report.throttled)
+
     # --- granting -----------------------------------------------------------------------------
 
     def _grant(self, request: PermitRequest, now: float, holder: int) -> Granted:
@@ -265,6 +315,7 @@ class Pool:
                 _LONGEST_OPEN_SECONDS,
                 f"give-up: the service has answered no request for {minutes:.0f} minutes",
             )
+        self._approach(now)
         closed_for, reason = self._closed(now, holder)
         granted = 0
         if not closed_for:
@@ -327,7 +378,9 @@ class Pool:
         granted = max(min(own_due, free - earlier), free - sum(due.values()))
         granted = max(0, min(wanted, free, granted))
         # Permits come back evenly spread over a latency.
-        wait = (self._usual_seconds or _LONGEST_WAIT_SECONDS) / max(1, outstanding)
+        wait = (self._usual_seconds or _LONGEST_WAIT_SECONDS) / max(1, outstanding + granted)
+        if self._approaching:
+            wait = _SHORTEST_WAIT_SECONDS
         wait = min(_LONGEST_WAIT_SECONDS, max(_SHORTEST_WAIT_SECONDS, wait))
         return granted, wait, "all permits are out"
 
