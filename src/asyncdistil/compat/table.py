@@ -59,7 +59,7 @@ _RENAMED: dict[str, str] = {
     "DistilabelException": "errors:AsyncDistilError",
     "DistilabelGenerationException": "errors:ModelError",
     "DistilabelNotImplementedError": "errors:UserError",
-    "DistilabelOfflineBatchGenerationNotFinishedException": "errors:RunStopped",
+    "DistilabelOfflineBatchGenerationNotFinishedException": "errors:BatchesPending",
     "DistilabelTypeError": "errors:UserError",
     "DistilabelUserError": "errors:UserError",
     "MAGPIE_PRE_QUERY_TEMPLATES": "models.magpie:PRE_QUERY_TEMPLATES",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from asyncdistil.batch import Digest, RunId, StepName
 from asyncdistil.errors import (
     AsyncDistilError,
+    BatchesPending,
     CorruptRecord,
     MemoryRefused,
     ModelAuthError,
@@ -58,6 +59,7 @@ BACKLOG_CHUNKS = 8192
 _FATAL: dict[str, type[AsyncDistilError]] = {
     cls.__name__: cls
     for cls in (
+        BatchesPending,
         CorruptRecord,
         MemoryRefused,
         ModelAuthError,
