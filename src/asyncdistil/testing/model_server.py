@@ -14,7 +14,8 @@ From a shell::
 
     python -m asyncdistil.testing.model_server --port 0 --latency 0.25 --fault 429=0.05
 
-The first line printed is JSON with the ``url``; ``GET /stand-in/stats`` shows the counters.
+The first line printed is JSON with the ``url``; ``GET /stand-in/stats`` shows the counters,
+``GET /stand-in/occupancy?full=64`` how full it was from the first to the last moment with 64 at once.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ from aiohttp import web
 from xxhash import xxh3_64_intdigest
 
 from asyncdistil.testing import answers, chaos, wire
+from asyncdistil.testing.batch_service import BatchService
 from asyncdistil.testing.chaos import Fault, Script, Seen
 from asyncdistil.testing.dialects import DIALECTS, NAME, Asked, Reader, Said
+from asyncdistil.testing.occupancy import Occupancy
 
 _CLOSE_SECONDS = 2.0
 
@@ -96,8 +99,10 @@ class ModelServer:
     Attributes:
         url: Base URL of the OpenAI dialect, ending in ``/v1``; set once started.
         stats: Counters.
+        occupancy: How many requests were being answered, over time.
         requests: The last ``keep`` requests, oldest first.
         script: Asked for a fault at each request; may be replaced while running.
+        batches: Files and batches of the OpenAI dialect.
     """
 
     def __init__(
@@ -134,8 +139,10 @@ class ModelServer:
         """
         self.url = ""
         self.stats = Stats()
+        self.occupancy = Occupancy()
         self.requests: deque[Recorded] = deque(maxlen=keep)
         self.script = script
+        self.batches = BatchService(self._answer_line)
         self._latency = (latency_seconds, latency_sigma)
         self._concurrent_limit = concurrent_limit
         self._rate = requests_per_second
@@ -148,6 +155,7 @@ class ModelServer:
         self._random = Random(seed)
         self._port = port
         self._attempts: Counter[int] = Counter()
+        self._served = 0
         self._runner: web.ServerRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -223,22 +231,46 @@ class ModelServer:
     # --- requests ---------------------------------------------------------------------------
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self.batches.serves(request.path):
+            return await self._batch(request)
         if request.method != "POST":
-            return self._get(request.path)
+            return self._get(request.path, request.query)
         for ending, kind, read, write in DIALECTS:
             if request.path.endswith(ending):
                 return await self._ask(request, kind, read, write)
         return wire.error("404", "no such route")
 
-    def _get(self, path: str) -> web.Response:
+    def _get(self, path: str, query: Mapping[str, str]) -> web.Response:
         if path.endswith("/models"):
             models = [{"id": self._model, "object": "model", "owned_by": NAME}]
             return wire.reply({"object": "list", "data": models})
         if path == "/stand-in/stats":
             return wire.reply(self.stats)
+        if path == "/stand-in/occupancy":
+            return wire.reply(self.occupancy.while_full(int(query.get("full", 1))))
         if path == "/health":
             return wire.reply({"status": "ok"})
         return wire.error("404", "no such route")
+
+    async def _batch(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Serve the batch service, with the faults of the script."""
+        asked = f"{request.method} {request.path}".encode()
+        fault = self._judge(request, Asked("", ""), asked, self.stats.requests)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        kind = fault.kind if fault else ""
+        self.requests.append(Recorded(request.path, headers, b"", "", kind))
+        if fault is not None:
+            self.stats.faults[fault.kind] += 1
+            return await wire.commit(request, fault)
+        return await self.batches.serve(request)
+
+    def _answer_line(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """Answer a line of a batch as the same request would be answered alone."""
+        for ending, kind, read, write in DIALECTS:
+            if path.endswith(ending):
+                asked = read(body, path)
+                return 200, write(asked, self._say(asked, kind, ""), 0)
+        return 404, {"error": {"message": "no such route"}}
 
     async def _ask(
         self, request: web.BaseRequest, kind: str, read: Reader, write: Callable[..., Any]
@@ -272,8 +304,11 @@ class ModelServer:
                     await asyncio.sleep(fault.after_seconds)
                 if fault.kind not in chaos.REPLY_FAULTS and not midway:
                     return await wire.commit(request, fault)
-            if (wait := self._draw_latency()) > 0:
-                await asyncio.sleep(wait)
+            self._serving(+1)
+            try:
+                await asyncio.sleep(self._draw_latency())
+            finally:
+                self._serving(-1)
             said = self._say(asked, kind, fault.kind if fault else "")
             stats.answered += fault is None
             stats.texts += max(1, len(asked.texts)) if fault is None else 0
@@ -283,6 +318,10 @@ class ModelServer:
             return wire.reply(write(asked, said, ordinal))
         finally:
             stats.in_flight -= 1
+
+    def _serving(self, change: int) -> None:
+        self._served += change
+        self.occupancy.note(time.monotonic(), self._served)
 
     def _judge(
         self, request: web.BaseRequest, asked: Asked, body: bytes, ordinal: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from asyncdistil.batch import Digest, Failure, Row, RowSlice
+from asyncdistil.batch import Digest, Failure, Origins, Row, RowSlice
 from asyncdistil.codec import EncodedRows, encode_rows
 from asyncdistil.errors import StepError, UnencodableValue
 from asyncdistil.log import SegmentReader, SegmentWriter
@@ -122,11 +122,26 @@ class Bench:
     # --- recording ----------------------------------------------------------------------------
 
     def record_entries(
-        self, lease: Lease, start: int, entries: list[Entry], ledger: Ledger, seconds: float
+        self,
+        lease: Lease,
+        start: int,
+        entries: list[Entry],
+        ledger: Ledger,
+        seconds: float,
+        *,
+        origins: Origins | None = None,
     ) -> Result:
         """Append what became of the rows from ``start`` on and describe it.
 
         Rows that break the contract or can't be encoded fail alone.
+
+        Args:
+            lease: The work.
+            start: First input row that the entries are for.
+            entries: One per input row.
+            ledger: What the work took.
+            seconds: How long it took.
+            origins: Where output rows come from, if the entries don't say it.
         """
         outcome = of_entries(entries)
         if missing_column(outcome.rows, self.required):
@@ -138,6 +153,8 @@ class Bench:
             entries = [self._encodable(lease, start + n, e) for n, e in enumerate(entries)]
             outcome = of_entries(entries)
             encoded = encode_rows(outcome.rows, step=self.name)
+        if origins is not None:
+            outcome = outcome._replace(origins=origins)
         return self.record(lease, start, start + len(entries), outcome, encoded, ledger, seconds)
 
     def record(

@@ -23,6 +23,7 @@ class AnyscaleLLM(OpenAILLM):
     )
 
     provider: ClassVar[str] = "anyscale"
+    has_batches: ClassVar[bool] = False
     key_variable: ClassVar[str] = "ANYSCALE_API_KEY"
 
     def _needs_key(self) -> bool:

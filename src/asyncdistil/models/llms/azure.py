@@ -30,6 +30,7 @@ class AzureOpenAILLM(OpenAILLM):
     )
 
     provider: ClassVar[str] = "azure"
+    has_batches: ClassVar[bool] = False
     key_variable: ClassVar[str] = "AZURE_OPENAI_API_KEY"
 
     def _service_url(self) -> str:

@@ -21,6 +21,7 @@ class TogetherLLM(OpenAILLM):
     )
 
     provider: ClassVar[str] = "together"
+    has_batches: ClassVar[bool] = False
     key_variable: ClassVar[str] = "TOGETHER_API_KEY"
 
     def _needs_key(self) -> bool:

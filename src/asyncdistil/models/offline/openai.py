@@ -1,0 +1,379 @@
+"""The batch service of OpenAI, and of whoever speaks its dialect.
+
+Requests are uploaded as a file of JSON lines, a batch is made of the file, and its answers are two
+more files: of lines that were answered and of lines that were not, in any order, joined by the
+``custom_id`` of the line.
+
+Source: https://platform.openai.com/docs/api-reference/batch
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from asyncdistil.errors import ModelError
+from asyncdistil.models import openai_replies
+from asyncdistil.models.http import HttpClient
+from asyncdistil.models.offline.records import LineId
+from asyncdistil.models.reply import Reply
+from asyncdistil.models.retry import Course, RequestFailed, judge_status, unreadable
+
+T = TypeVar("T")
+
+MAX_LINES = 50_000
+MAX_FILE_BYTES = 100_000_000
+MAX_OUTPUT_BYTES = 2 << 30
+
+NAME_FIELD = "asyncdistil_batch"
+"""Metadata field in which a batch carries the name that we gave it."""
+
+_LISTED_AT_ONCE = 100
+_MOST_PAGES = 20
+_UPLOAD_SECONDS = 900.0
+
+
+class Line(NamedTuple):
+    """One request of a batch.
+
+    Attributes:
+        id: Its name.
+        path: Route below the version, ``/chat/completions``.
+        body: The request, whole.
+    """
+
+    id: str
+    path: str
+    body: dict[str, Any]
+
+    def encoded(self) -> bytes:
+        """The line of the file, its end included."""
+        line = {
+            "custom_id": self.id,
+            "method": "POST",
+            "url": f"/v1{self.path}",
+            "body": self.body,
+        }
+        return msgspec.json.encode(line) + b"\n"
+
+
+class Progress(NamedTuple):
+    """How far a batch is.
+
+    Attributes:
+        state: ``waiting``; ``ended``: there are answers, perhaps not to all lines; ``failed``:
+            it was refused as a whole; ``cancelled``: by its owner; ``unknown``: there is none.
+        done: Lines that came to an end.
+        total: Lines.
+        why: What the provider says about the end.
+        files: Ids of the files of answers and of errors.
+    """
+
+    state: Literal["waiting", "ended", "failed", "cancelled", "unknown"]
+    done: int = 0
+    total: int = 0
+    why: str = ""
+    files: tuple[str, ...] = ()
+
+
+class Result(NamedTuple):
+    """What became of a line.
+
+    Attributes:
+        id: The line.
+        replies: Its answers, costs not filled in.
+        error: Why there are none.
+        passing: Whether the line may be answered if it is asked again.
+    """
+
+    id: LineId
+    replies: list[Reply]
+    error: ModelError | None = None
+    passing: bool = False
+
+
+class Caller(Protocol):
+    """Makes tries of a request until one is answered; `RemoteLLM` has one."""
+
+    def __call__(self, send: Callable[[], Awaitable[tuple[T, int]]]) -> Awaitable[T]:
+        """Call ``send``, which gives an answer and tokens, or raises `RequestFailed`."""
+        ...
+
+
+class _Counts(msgspec.Struct):
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class _BatchError(msgspec.Struct):
+    code: str | None = None
+    message: str | None = None
+
+
+class _BatchErrors(msgspec.Struct):
+    data: list[_BatchError] | None = None
+
+
+class _Batch(msgspec.Struct):
+    id: str
+    status: str = ""
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    errors: _BatchErrors | None = None
+    request_counts: _Counts | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class _Page(msgspec.Struct):
+    data: list[_Batch] = []
+    has_more: bool = False
+
+
+class _File(msgspec.Struct):
+    id: str
+
+
+class _Response(msgspec.Struct):
+    status_code: int = 200
+    body: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Answered(msgspec.Struct):
+    custom_id: str
+    response: _Response | None = None
+    error: _BatchError | None = None
+
+
+_STATES: dict[str, Literal["waiting", "ended", "failed", "cancelled"]] = {
+    "completed": "ended",
+    "expired": "ended",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+
+
+class OpenAIBatches:
+    """One account's batches."""
+
+    def __init__(self, client: HttpClient, call: Caller, *, timeout_seconds: float) -> None:
+        """Look at an account.
+
+        Args:
+            client: Talks to the service; bounds the files of answers.
+            call: Makes the tries.
+            timeout_seconds: For one try of a small request.
+        """
+        self._client = client
+        self._call = call
+        self._timeout_seconds = timeout_seconds
+
+    async def submit(self, name: str, lines: Sequence[Line]) -> str:
+        """Submit a batch unless there is one of this name.
+
+        Args:
+            name: Of the batch.
+            lines: At least one, of one path.
+
+        Returns:
+            The provider's id.
+
+        Raises:
+            ModelError: It was given up.
+        """
+        content = b"".join(line.encoded() for line in lines)
+        uploaded = await self._post(
+            "/files",
+            *_form({"purpose": "batch"}, f"asyncdistil-{name}.jsonl", content),
+            kind=_File,
+            timeout_seconds=max(_UPLOAD_SECONDS, self._timeout_seconds),
+        )
+        order = {
+            "input_file_id": uploaded.id,
+            "endpoint": f"/v1{lines[0].path}",
+            "completion_window": "24h",
+            "metadata": {NAME_FIELD: name},
+        }
+        body = msgspec.json.encode(order)
+        tried = False
+
+        async def send() -> tuple[str, int]:
+            nonlocal tried
+            # An order whose confirmation got lost was taken all the same: it is not given twice.
+            if tried and (found := await self._find(name)):
+                return found, 0
+            tried = True
+            reply = await self._client.post("/batches", body, timeout_seconds=self._timeout_seconds)
+            return self._read(reply.body, _Batch).id, 0
+
+        return await self._call(send)
+
+    async def find(self, name: str) -> str:
+        """The provider's id of the batch of a name, empty if there is none.
+
+        Raises:
+            ModelError: It could not be found out.
+        """
+
+        async def send() -> tuple[str, int]:
+            return await self._find(name), 0
+
+        return await self._call(send)
+
+    async def _find(self, name: str) -> str:
+        after = ""
+        for _ in range(_MOST_PAGES):
+            data = await self._client.fetch(
+                f"/batches?limit={_LISTED_AT_ONCE}{after}", timeout_seconds=self._timeout_seconds
+            )
+            page = self._read(data, _Page)
+            for batch in page.data:
+                if (batch.metadata or {}).get(NAME_FIELD) == name:
+                    return batch.id
+            if not page.has_more or not page.data:
+                break
+            after = f"&after={quote(page.data[-1].id, safe='')}"
+        return ""
+
+    async def look(self, batch_id: str) -> Progress:
+        """See how far a batch is.
+
+        Raises:
+            ModelError: It could not be found out.
+        """
+
+        async def send() -> tuple[_Batch | None, int]:
+            try:
+                data = await self._client.fetch(
+                    f"/batches/{quote(batch_id, safe='')}", timeout_seconds=self._timeout_seconds
+                )
+            except RequestFailed as failed:
+                if failed.trouble.status == 404:
+                    return None, 0
+                raise
+            return self._read(data, _Batch), 0
+
+        batch = await self._call(send)
+        if batch is None:
+            return Progress("unknown")
+        counts = batch.request_counts or _Counts()
+        errors = (batch.errors and batch.errors.data) or []
+        why = "; ".join(filter(None, (error.message or error.code for error in errors)))
+        return Progress(
+            _STATES.get(batch.status, "waiting"),
+            counts.completed + counts.failed,
+            counts.total,
+            self._client.hide(why or batch.status),
+            tuple(filter(None, (batch.output_file_id, batch.error_file_id))),
+        )
+
+    async def results(self, progress: Progress) -> list[Result] | None:
+        """Fetch what became of the lines of a batch that ended, as far as it is told.
+
+        Returns:
+            ``None`` if the provider has thrown the files away.
+
+        Raises:
+            ModelError: A file could not be had.
+        """
+        results: list[Result] = []
+        for file in progress.files:
+            content = await self._content(file)
+            if content is None:
+                return None
+            results += self._results(content)
+        return results
+
+    async def _content(self, file: str) -> bytes | None:
+        async def send() -> tuple[bytes | None, int]:
+            try:
+                return await self._client.fetch(
+                    f"/files/{quote(file, safe='')}/content",
+                    timeout_seconds=max(_UPLOAD_SECONDS, self._timeout_seconds),
+                ), 0
+            except RequestFailed as failed:
+                if failed.trouble.status in {404, 410}:
+                    return None, 0
+                raise
+
+        return await self._call(send)
+
+    def _results(self, content: bytes) -> Iterator[Result]:
+        for raw in content.splitlines():
+            if not raw.strip():
+                continue
+            try:
+                line = _decode_answered(raw)
+            except msgspec.DecodeError:
+                continue  # a line that can't be read can't be joined: it counts as not answered
+            line_id = LineId.parse(line.custom_id)
+            if line_id is not None:
+                yield self._result(line_id, line)
+
+    def _result(self, line_id: LineId, line: _Answered) -> Result:
+        service = self._client.service
+        if line.response is None or line.error is not None:
+            said = line.error or _BatchError("no_response")
+            text = self._client.hide(said.message or said.code or "no answer")
+            trouble = unreadable(f"{service} did not answer a line of a batch: {text}", detail=text)
+            return Result(line_id, [], trouble.error(trouble.message, detail=text), passing=True)
+        body = bytes(line.response.body)
+        try:
+            if line.response.status_code >= 400:
+                raise RequestFailed(
+                    judge_status(
+                        line.response.status_code,
+                        service=service,
+                        headers={},
+                        text=self._client.hide(body.decode("utf-8", "replace")),
+                        wall_seconds=0.0,
+                    )
+                )
+            return Result(line_id, openai_replies.samples(body, service=service))
+        except RequestFailed as failed:
+            trouble = failed.trouble
+            passing = trouble.course in {Course.RETRY, Course.THROTTLED}
+            error = trouble.error(trouble.message, detail=trouble.detail)
+            return Result(line_id, [], error, passing=passing)
+
+    async def _post(
+        self, path: str, content_type: str, body: bytes, *, kind: type[T], timeout_seconds: float
+    ) -> T:
+        async def send() -> tuple[T, int]:
+            reply = await self._client.post(
+                path, body, timeout_seconds=timeout_seconds, content_type=content_type
+            )
+            return self._read(reply.body, kind), 0
+
+        return await self._call(send)
+
+    def _read(self, data: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.DecodeError as error:
+            text = self._client.hide(data[: 16 * 1024].decode("utf-8", "replace"))
+            raise RequestFailed(
+                unreadable(f"{self._client.service} sent what is no batch: {error}", detail=text)
+            ) from None
+
+
+_decode_answered = msgspec.json.Decoder(_Answered).decode
+
+
+def _form(fields: dict[str, str], filename: str, content: bytes) -> tuple[str, bytes]:
+    """A form with one file, as the content type and the bytes to send."""
+    boundary = os.urandom(16).hex()
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    parts.append(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{filename}"\r\n'
+        "Content-Type: application/jsonl\r\n\r\n"
+    )
+    whole = "".join(parts).encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    return f"multipart/form-data; boundary={boundary}", whole
