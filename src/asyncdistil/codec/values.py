@@ -91,6 +91,20 @@ _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _PLAIN = _SCALARS | {list, dict}
 
 
+_STUMBLES = (
+    msgspec.DecodeError,
+    RecursionError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,  # of Decimal, of dates beyond the calendar
+    AttributeError,
+    OSError,  # of a time zone's name that is a directory
+    SyntaxError,  # of numpy's names of types
+)
+"""What forged bytes make of those who restore values."""
+
+
 def encode_value(value: Any) -> bytes:
     """Encode one value.
 
@@ -113,7 +127,7 @@ def decode_value(data: bytes | bytearray | memoryview) -> Any:
         return _decode(data)
     except FormatError:
         raise
-    except (msgspec.DecodeError, RecursionError, ValueError, TypeError, LookupError) as error:
+    except _STUMBLES as error:
         raise FormatError(
             f"stored value can't be decoded ({error}); it was written by another version: upgrade "
             "asyncdistil, or recompute it with use_cache=False"
@@ -319,9 +333,13 @@ def _restore_numpy_array(data: memoryview) -> Any:
 
     dtype, shape, raw = _decode(data)
     if dtype != "O":
+        kind = numpy.dtype(dtype)
+        # Held against what is there before anything of that size is reserved.
+        if math.prod(shape) * kind.itemsize != len(raw):
+            raise ValueError("an array has another size than its shape says")
         if not raw:
-            return numpy.empty(shape, dtype=numpy.dtype(dtype))
-        return numpy.frombuffer(raw, dtype=numpy.dtype(dtype)).reshape(shape).copy()
+            return numpy.empty(shape, dtype=kind)
+        return numpy.frombuffer(raw, dtype=kind).reshape(shape).copy()
     if len(raw) != math.prod(shape):
         raise ValueError("an object array has another number of items than its shape says")
     array = numpy.empty(len(raw), dtype=object)

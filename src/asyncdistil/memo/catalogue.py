@@ -129,7 +129,10 @@ class Catalogue:
                     shelf.warn(number, found.at, f"{found.size} bytes are damaged")
                     holes.append(range(found.at, found.at + found.size))
                 elif found.header.type == MemoRecord.ENTRY:
-                    self._take(number, found.at, found.size, found.payload, holes)
+                    if found.header.meta_bytes < FIXED.size:
+                        shelf.warn(number, found.at, "an entry lacks its head, so it was forged")
+                    else:
+                        self._take(number, found.at, found.size, found.payload, holes)
                 segment.end = found.at + found.size
             segment.final = final
         except FileNotFoundError:

@@ -126,7 +126,10 @@ def parse_model(data: bytes, seed: int, at: int) -> str | None:
     found = whole_record(data, at, seed)
     if found is None or found[0] != MemoRecord.MODEL:
         return None
-    return data[HEADER_BYTES : HEADER_BYTES + found[2]].decode("utf-8", "surrogatepass")
+    try:
+        return data[HEADER_BYTES : HEADER_BYTES + found[2]].decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return None  # forged: the hashes fit, and nobody of ours wrote it
 
 
 def record_length(data: bytes, seed: int, at: int) -> int:
