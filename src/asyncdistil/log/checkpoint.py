@@ -290,7 +290,7 @@ def _decode_table(body: bytes) -> Table:
 
 
 def _little_endian(numbers: array[int]) -> bytes:
-    if sys.byteorder == "big":
+    if sys.byteorder == "big":  # pragma: no cover - needs a machine of that kind
         numbers = numbers[:]
         numbers.byteswap()
     return numbers.tobytes()
@@ -298,6 +298,6 @@ def _little_endian(numbers: array[int]) -> bytes:
 
 def _native(data: bytes) -> array[int]:
     numbers = array("Q", data)
-    if sys.byteorder == "big":
+    if sys.byteorder == "big":  # pragma: no cover - needs a machine of that kind
         numbers.byteswap()
     return numbers

@@ -143,14 +143,14 @@ class LocalFiles:
 
     def fdatasync(self, fd: int) -> None:
         """``fdatasync``; on macOS ``F_FULLFSYNC``, since its fsync stops at the drive's cache."""
-        if sys.platform == "darwin":
+        if sys.platform == "darwin":  # pragma: no cover - needs macOS
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
         else:
             os.fdatasync(fd)
 
     def drop_cached(self, fd: int) -> None:
         """``POSIX_FADV_DONTNEED``, where the system has it. Dirty pages stay: sync first."""
-        if hasattr(os, "posix_fadvise"):
+        if hasattr(os, "posix_fadvise"):  # pragma: no branch - macOS has none
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def fsync_dir(self, path: Path) -> None:

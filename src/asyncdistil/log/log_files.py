@@ -58,7 +58,8 @@ class LogFiles:
         finally:
             self._files.close(fd)
         parsed = parse_file_header(data, FileKind.COMMIT_LOG, number, self.store_id)
-        if parsed is None:
+        # One that goes on from itself, or from a later file, was forged.
+        if parsed is None or parsed[0].previous_number >= number:
             return LogFile(number, size, None, 0)
         self.store_id = parsed[0].store_id
         return LogFile(number, size, *parsed)

@@ -217,8 +217,7 @@ class _Recovery:
         chain: list[LogFile] = []
         while number and number >= oldest:
             file = by_number.get(number)
-            # A header that names itself or a later file as the one before was forged.
-            if file is None or file.header is None or file.header.previous_number >= number:
+            if file is None or file.header is None:
                 self._skip(number, file, chain[-1])
                 number = max((n for n in by_number if n < number), default=0)
                 continue

@@ -209,11 +209,6 @@ class Store(StoreView):
             self._sync.appended()
         return range(first, first + len(places))
 
-    def mark_dirty(self, segment: SegmentId) -> None:
-        """Sync a segment with the next group; `append` does it for the commits it is given."""
-        with self._log.lock:
-            self._sync.mark((segment,))
-
     def add_dirty_fd(self, key: object, fd: int) -> None:
         """Sync a file of another room with every group from now on."""
         self._sync.add(key, fd)
