@@ -100,6 +100,10 @@ class StoreView:
             for lsn, begin in index.runs
         ]
 
+    def begins(self, run: RunId) -> list[tuple[Lsn, RunBegin]]:
+        """Each time that a run was begun or taken up, oldest first."""
+        return [(lsn, begin) for lsn, begin in self._index.runs if begin.run == run]
+
     def emits(self, key: Digest) -> list[Emit]:
         """Datasets that a run with this key emitted, oldest first."""
         return list(self._index.emits.get(key, ()))

@@ -92,8 +92,8 @@ class StoredRun:
     Attributes:
         begin: How it began; the last time, if it was taken up again.
         end: How it ended, or ``None``.
-        steps: By name, in topological order. Of a run that is not the newest, steps that computed
-            nothing in it and have nothing below them that did are missing.
+        steps: By name, in topological order. Of a run in a log older than `RunBegin.lineages`,
+            steps that computed nothing in it and have nothing below them that did are missing.
         store: The store.
     """
 

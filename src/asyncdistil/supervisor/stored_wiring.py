@@ -83,7 +83,8 @@ class Wiring:
             lineage: read_definition(found.definition)[0]
             for lineage, found in store.step_defs().items()
         }
-        worked = [lineage for lineage in defined if self._worked(lineage)]
+        # Older logs do not say which steps a run has; those that did something can be told.
+        worked = self._begin.lineages or [known for known in defined if self._worked(known)]
         ordered: dict[Digest, dict[str, Any]] = {}
 
         def visit(lineage: Digest) -> None:
