@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from logging_alone import crash
-from workload import high_water_mb, main, note_calls, rows, since_start, spin
+from workload import high_water_mb, main, note_calls, question, rows, since_start, spin
 from xxhash import xxh3_64_intdigest
 
 from asyncdistil.batch import SAME_ORIGINS, Digest, RowSlice, RunId
@@ -190,5 +190,33 @@ def recovery(directory: str, commits: int, clean: bool, turn: int = 0) -> dict[s
     return {"seconds": time.perf_counter() - started, "bytes": size}
 
 
+def asks(directory: str, url: str, count: int, in_flight: int) -> dict[str, Any]:
+    """The same prompts in a bare aiohttp loop that keeps the answers in a list."""
+    import asyncio
+
+    import aiohttp
+    import uvloop
+
+    async def ask_all() -> list[str]:
+        pending = iter(range(count))
+        answers: list[str] = []
+        connector = aiohttp.TCPConnector(limit=in_flight)
+        async with aiohttp.ClientSession(connector=connector) as session:
+
+            async def work() -> None:
+                for number in pending:
+                    messages = [{"role": "user", "content": question(number)}]
+                    body = {"model": "m", "messages": messages, "max_tokens": 128}
+                    async with session.post(f"{url}/chat/completions", json=body) as reply:
+                        answers.append((await reply.json())["choices"][0]["message"]["content"])
+
+            await asyncio.gather(*(work() for _ in range(in_flight)))
+        return answers
+
+    started = time.perf_counter()
+    made = uvloop.run(ask_all())
+    return {"seconds": time.perf_counter() - started, "rows": len(made)}
+
+
 if __name__ == "__main__":
-    main(chain, fan, processor, calls, first_row, mapped, recovery)
+    main(chain, fan, processor, calls, first_row, asks, mapped, recovery)

@@ -11,6 +11,7 @@ from workload import (
     high_water_mb,
     main,
     note_calls,
+    question,
     rows,
     since_start,
     spin,
@@ -230,5 +231,21 @@ def first_row(directory: str, turn: int = 0) -> dict[str, Any]:
     return {"seconds": seconds[0], "rows": len(made), "sum": sum(each["c"] for each in made)}
 
 
+def asks(directory: str, url: str, count: int, in_flight: int) -> dict[str, Any]:
+    """Prompts through a model step at the default batch size."""
+    from asyncdistil.models import OpenAILLM
+    from asyncdistil.steps import LoadDataFromDicts
+    from asyncdistil.steps.tasks import TextGeneration
+
+    with Pipeline(name="asks", cache_dir=Path(directory) / "cache") as pipeline:
+        llm = OpenAILLM(model="m", base_url=url, api_key="none", max_concurrency=in_flight)
+        prompts = [{"instruction": question(number)} for number in range(count)]
+        LoadDataFromDicts(name="load", data=prompts) >> TextGeneration(name="ask", llm=llm)
+    started = time.perf_counter()
+    table = pipeline.run().table("default")
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "rows": count - table["generation"].null_count}
+
+
 if __name__ == "__main__":
-    main(chain, fan, processor, calls, first_row, recovery, log_batches)
+    main(chain, fan, processor, calls, first_row, asks, recovery, log_batches)

@@ -81,6 +81,11 @@ def cpu_seconds() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
+def question(number: int) -> str:
+    """A prompt like no other."""
+    return f"Write one sentence about number {number} and what the weather is like in spring."
+
+
 def main(*workloads: Callable[..., dict[str, Any]]) -> None:
     """Run the workload that the command line names and report what it returns."""
     known = {workload.__name__: workload for workload in workloads}

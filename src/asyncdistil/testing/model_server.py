@@ -15,7 +15,8 @@ From a shell::
     python -m asyncdistil.testing.model_server --port 0 --latency 0.25 --fault 429=0.05
 
 The first line printed is JSON with the ``url``; ``GET /stand-in/stats`` shows the counters,
-``GET /stand-in/occupancy?full=64`` how full it was from the first to the last moment with 64 at once.
+``GET /stand-in/occupancy?full=64`` how full it was between the first and the last time that 64
+requests were being answered at once.
 """
 
 from __future__ import annotations
@@ -294,6 +295,8 @@ class ModelServer:
             )
         )
         stats.in_flight += 1
+        if fault is None:
+            self._serving(+1)
         stats.peak_in_flight = max(stats.peak_in_flight, stats.in_flight)
         try:
             streamed = asked.stream and kind in {"chat", "completion"}
@@ -304,11 +307,8 @@ class ModelServer:
                     await asyncio.sleep(fault.after_seconds)
                 if fault.kind not in chaos.REPLY_FAULTS and not midway:
                     return await wire.commit(request, fault)
-            self._serving(+1)
-            try:
-                await asyncio.sleep(self._draw_latency())
-            finally:
-                self._serving(-1)
+            if (wait := self._draw_latency()) > 0:
+                await asyncio.sleep(wait)
             said = self._say(asked, kind, fault.kind if fault else "")
             stats.answered += fault is None
             stats.texts += max(1, len(asked.texts)) if fault is None else 0
@@ -318,6 +318,8 @@ class ModelServer:
             return wire.reply(write(asked, said, ordinal))
         finally:
             stats.in_flight -= 1
+            if fault is None:
+                self._serving(-1)
 
     def _serving(self, change: int) -> None:
         self._served += change
