@@ -4,6 +4,7 @@ AsyncDistilError
   UserError                  you must change the pipeline, its parameters or its data (a ValueError)
     GraphError               the wiring is wrong: a cycle, an unknown step, a missing column
     ParameterError           a parameter is unknown, missing or of the wrong type
+      ConditionError         a condition on rows can't be read; says where
     MissingRequirement       a package it asks for is not here (a ModuleNotFoundError too)
     DataError                the data given to a loader can't be used
     StepError                the code of a step broke its contract or raised
@@ -57,6 +58,21 @@ class GraphError(UserError):
 
 class ParameterError(UserError):
     """A parameter is unknown, missing or of the wrong type."""
+
+
+class ConditionError(ParameterError):
+    """A condition on rows can't be read, or has something that no condition may have.
+
+    Attributes:
+        position: Place in the condition, in characters from 0.
+    """
+
+    def __init__(self, condition: str, position: int, reason: str) -> None:
+        super().__init__(
+            f"the condition {condition!r} can't be used, at character {position + 1}: {reason}. "
+            "Write one on columns, such as 'score > 3 and \"cat\" in text'"
+        )
+        self.position = position
 
 
 class MissingRequirement(UserError, ModuleNotFoundError):

@@ -32,6 +32,25 @@ class EdgePlan(msgspec.Struct, frozen=True):
     routed: bool = False
 
 
+class Layer(msgspec.Struct, frozen=True):
+    """Stored work that a retry may take for a step, and what is not to be taken from it.
+
+    Attributes:
+        lineage: What the work was stored under.
+        runs: Whose work it is.
+        judged: Run whose failures stand; empty if all failures are tried again.
+        retry_failed: Whether failures of other runs are tried again.
+        rows: What this layer is asked for in place of the layers before it: input rows of their
+            commits, as (LSN, first row, row behind the last). Empty for the first layer.
+    """
+
+    lineage: Digest
+    runs: frozenset[str]
+    judged: str = ""
+    retry_failed: bool = True
+    rows: tuple[tuple[int, int, int], ...] = ()
+
+
 class StepPlan(msgspec.Struct, frozen=True):
     """One step of a run.
 
@@ -59,6 +78,8 @@ class StepPlan(msgspec.Struct, frozen=True):
         max_failures: Failed rows after which the run stops; ``None`` for no limit.
         batch_deadline_seconds: A worker silent for longer on one batch is killed; ``None`` never.
         stage: Load group; a stage is loaded when every earlier one is done.
+        layers: In a retry, the stored work that it takes, that of the run to be mended first; the
+            last one also says under which lineage rows are computed. Empty in any other run.
     """
 
     name: StepName
@@ -83,6 +104,12 @@ class StepPlan(msgspec.Struct, frozen=True):
     max_failures: int | None = None
     batch_deadline_seconds: float | None = None
     stage: int = 0
+    layers: tuple[Layer, ...] = ()
+
+    @property
+    def computes(self) -> Digest:
+        """Lineage that computed rows are stored under."""
+        return self.layers[-1].lineage if self.layers else self.lineage
 
 
 class RouterPlan(msgspec.Struct, frozen=True):

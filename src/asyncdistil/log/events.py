@@ -19,6 +19,46 @@ from asyncdistil.batch import (
 )
 
 
+class Retried(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One step of a retry.
+
+    Attributes:
+        step: Its name.
+        lineage: What its rows are stored under in the run that is mended.
+        again: What rows that the retry computes are stored under: another lineage if a parameter
+            was changed for them.
+        rows: Input rows of stored commits that are asked anew, as (LSN, first, behind the last).
+    """
+
+    step: StepName
+    lineage: Digest
+    again: Digest
+    rows: tuple[tuple[Lsn, int, int], ...] = ()
+
+
+class Retry(msgspec.Struct, frozen=True, array_like=True):
+    """What a run asked anew of another run; all else stands as it was.
+
+    Attributes:
+        base: The run that is mended.
+        request: Digest of what was asked for, base included.
+        steps: All steps, in topological order.
+        retry_failed: Whether the base had tried failures of earlier runs again.
+        step: Which step was named, or empty.
+        where: Which rows, as a condition, or empty.
+        anew: Whether rows that did not fail were asked anew too: what other runs stored of the
+            same content does not answer for them.
+    """
+
+    base: RunId
+    request: Digest
+    steps: tuple[Retried, ...]
+    retry_failed: bool = True
+    step: str = ""
+    where: str = ""
+    anew: bool = False
+
+
 class RunBegin(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """A run started, or was taken up again (then with the id that it had).
 
@@ -30,6 +70,7 @@ class RunBegin(msgspec.Struct, frozen=True, array_like=True, tag=1):
         wall_seconds: Unix time, for people.
         resumed: Whether this takes up an unfinished run.
         lineages: Of its steps in plan order, then of its routers; empty in older logs.
+        retry: If it mends another run, which rows of it.
     """
 
     run: RunId
@@ -39,6 +80,7 @@ class RunBegin(msgspec.Struct, frozen=True, array_like=True, tag=1):
     wall_seconds: float
     resumed: bool = False
     lineages: tuple[Digest, ...] = ()
+    retry: Retry | None = None
 
 
 class StepDef(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -94,9 +94,7 @@ def changes_of(outlook: Outlook, step: StepPlan) -> tuple[Change, ...]:
         return ()
     stored = store.step_def(lineage)
     assert stored is not None
-    found = [
-        _change(part) for each in differences(stored, step.definition) for part in _parts(each)
-    ]
+    found = component_changes(stored, step.definition)
     own = [change for change in found if not change.inherited]
     rewired = {c.component.partition(".")[0] for c in own if c.component.startswith("input ")}
     if rewired:
@@ -108,6 +106,15 @@ def changes_of(outlook: Outlook, step: StepPlan) -> tuple[Change, ...]:
         if known and known[0] != step.data_identity:
             found.append(Change(DATA, known[0].hex(), step.data_identity.hex()))
     return tuple(found)
+
+
+def component_changes(old_definition: bytes, new_definition: bytes) -> list[Change]:
+    """Compare two keys of a step."""
+    return [
+        _change(part)
+        for each in differences(old_definition, new_definition)
+        for part in _parts(each)
+    ]
 
 
 def _parts(difference: Difference) -> Iterator[Difference]:

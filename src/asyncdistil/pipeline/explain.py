@@ -6,13 +6,14 @@ import html
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncdistil.batch import Digest, Failure, Row, RowId, RowSlice, RunId, StepName, Usage
 from asyncdistil.errors import GraphError
 from asyncdistil.graph.plan import StepPlan
-from asyncdistil.pipeline.changes import Change, changes_of, nearest_lineage
+from asyncdistil.pipeline.changes import Change, changes_of, component_changes, nearest_lineage
 from asyncdistil.pipeline.forecast import Outlook, outlook_of
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.planning import build_plan
@@ -23,6 +24,37 @@ if TYPE_CHECKING:
     from asyncdistil.pipeline.pipeline import Pipeline
 
 _MOST_INPUTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Retrial:
+    """How a row came to be asked anew.
+
+    Attributes:
+        mended: Run whose row it took the place of.
+        wall_seconds: When the retry began, in Unix time.
+        step: Which step the retry named, or empty.
+        where: Its condition, or empty.
+        changes: What was changed for the rows that it asked.
+    """
+
+    mended: RunId
+    wall_seconds: float
+    step: str
+    where: str
+    changes: tuple[Change, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        made = {name: getattr(self, name) for name in type(self).__slots__}
+        return made | {"changes": [change.to_dict() for change in self.changes]}
+
+    def __str__(self) -> str:
+        when = datetime.fromtimestamp(self.wall_seconds).astimezone().isoformat(" ", "seconds")
+        chosen = f" for {self.where!r}" if self.where else ""
+        changed = ", ".join(change.short for change in self.changes)
+        text = f"asked anew{chosen}" + (f" with {changed}" if changed else "")
+        return f"{text} at {when}, in place of a row of run {self.mended[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +77,7 @@ class Ancestor:
         inputs: The rows that it was made of; of a step whose rows hang on all of a batch, the
             first 20 of them.
         inputs_count: How many there are.
+        retried: If the row was asked anew by a retry: by which, when, and what was changed for it.
     """
 
     step: str
@@ -60,6 +93,7 @@ class Ancestor:
     failure: Failure | None
     inputs: tuple[Ancestor, ...] = field(default=(), repr=False)
     inputs_count: int = 0
+    retried: Retrial | None = None
 
     def line(self) -> list[Ancestor]:
         """The row, what it was made of, and so on up to a generator; the first port of each."""
@@ -73,6 +107,7 @@ class Ancestor:
             value = made[name]
             made[name] = value and {key: getattr(value, key) for key in value.__struct_fields__}
         made["inputs"] = [parent.to_dict() for parent in self.inputs]
+        made["retried"] = None if self.retried is None else self.retried.to_dict()
         return made
 
     def __str__(self) -> str:
@@ -92,6 +127,8 @@ class Ancestor:
                 text += f", ${self.usage.cost_microusd / 1e6:.6f}"
         if self.failure is not None:
             text += f"; FAILED: {self.failure.kind}: {self.failure.message}"
+        if self.retried is not None:
+            text += f"; {self.retried}"
         yield text
         for parent in self.inputs:
             yield from parent._lines(depth + 1)
@@ -267,6 +304,28 @@ def _ancestor(run: StoredRun, traced: Traced) -> Ancestor:
         failure=traced.failure,
         inputs=tuple(_ancestor(run, parent) for parent in parents if parent is not None),
         inputs_count=len(singles),
+        retried=_retrial(run, traced),
+    )
+
+
+def _retrial(run: StoredRun, traced: Traced) -> Retrial | None:
+    """What a retry had to do with a row; ``None`` if it is of another run, or only came along."""
+    wrote = traced.commit.run
+    begins = [begin for begin, _ in run.store.runs() if begin.run == wrote]
+    retry = begins[0].retry if begins else None
+    asked = next((s for s in retry.steps if s.step == traced.step), None) if retry else None
+    if retry is None or asked is None or not (asked.rows or asked.again != asked.lineage):
+        return None
+    changes: list[Change] = []
+    if asked.again != asked.lineage:
+        old, new = run.store.step_def(asked.lineage), run.store.step_def(asked.again)
+        changes = component_changes(old, new) if old and new else []
+    return Retrial(
+        mended=retry.base,
+        wall_seconds=begins[-1].wall_seconds,
+        step=retry.step,
+        where=retry.where,
+        changes=tuple(changes),
     )
 
 

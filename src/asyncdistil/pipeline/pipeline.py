@@ -17,6 +17,7 @@ from asyncdistil.errors import GraphError, ParameterError
 from asyncdistil.graph import Graph
 from asyncdistil.graph import stages as cut_into_stages
 from asyncdistil.graph.drawing import Box, Link, draw_svg
+from asyncdistil.pipeline.after import AfterRuns
 from asyncdistil.pipeline.draft import group_names, set_parameters
 from asyncdistil.pipeline.files import InFiles
 from asyncdistil.pipeline.options import Budget, LoadGroups, OnCorruption, RunOptions, SyncMode
@@ -57,7 +58,7 @@ class FurtherOptions(TypedDict, total=False):
     wait_seconds: float
 
 
-class Pipeline(InFiles):
+class Pipeline(InFiles, AfterRuns):
     """Steps, the connections between them, and where their results are kept.
 
     Steps that are created inside ``with Pipeline():`` belong to it.

@@ -27,6 +27,7 @@ from asyncdistil.graph import (
     StepPlan,
     columns_out,
 )
+from asyncdistil.log.events import Retry
 from asyncdistil.pipeline.draft import Draft, draft
 from asyncdistil.pipeline.options import Budget, RunOptions
 from asyncdistil.pipeline.payload import packed
@@ -86,6 +87,7 @@ class PreparedRun:
         hit_allowed: Whether a dataset stored under ``complete_key`` may be served.
         drop_columns: Columns that the dataset leaves out.
         warnings: Sentences for people, each with a cause and what to do.
+        retry: What it asks anew of which run, if it is a retry.
     """
 
     name: str
@@ -101,6 +103,7 @@ class PreparedRun:
     _draft: Draft = field(repr=False)
     _steps: Mapping[StepName, Named] = field(repr=False)
     _routers: Mapping[StepName, Named] = field(repr=False)
+    retry: Retry | None = field(default=None, kw_only=True)
 
     def columns_of(self, leaf: StepName) -> tuple[str, ...]:
         """Columns that the dataset of a leaf is known to have, before any row is there."""
@@ -139,6 +142,10 @@ class PreparedRun:
             budget_microusd=_microusd(self.options.budget),
             budget_tokens=self.options.budget.tokens if self.options.budget else None,
         )
+
+    def named(self, name: StepName) -> Named:
+        """What names a step."""
+        return self._steps[name]
 
     def step(self, name: StepName) -> BaseStep:
         """The copy of a step that belongs to this run."""

@@ -23,7 +23,8 @@ from asyncdistil.log import SegmentReader, StoreReader
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.outcome import to_distiset
 from asyncdistil.pipeline.planning import PreparedRun, build_plan
-from asyncdistil.pipeline.session import Session, complete_hit, interrupted
+from asyncdistil.pipeline.retry import PreparedRetry, Wish, prepare_retry, retried_dataset
+from asyncdistil.pipeline.session import Finished, Session, complete_hit, interrupted
 from asyncdistil.pipeline.watch import WATCHER
 
 if TYPE_CHECKING:
@@ -44,11 +45,16 @@ def prepare(pipeline: Pipeline, options: RunOptions) -> PreparedRun:
     if watcher is not None:
         options = watcher.options(pipeline, options)
     prepared = build_plan(pipeline, options)
+    _tell(prepared)
+    return prepared
+
+
+def _tell(prepared: PreparedRun) -> None:
     for warning in prepared.warnings:
         _log.warning("%s", warning)
+    watcher = WATCHER.get()
     if watcher is not None:
         watcher.started(prepared)
-    return prepared
 
 
 def run(pipeline: Pipeline, options: RunOptions) -> Distiset:
@@ -62,7 +68,30 @@ def run(pipeline: Pipeline, options: RunOptions) -> Distiset:
         SystemExit: SIGTERM or SIGHUP.
     """
     prepared = prepare(pipeline, options)
-    hit = complete_hit(prepared)
+    return _waited(prepared, complete_hit(prepared))
+
+
+def retry(pipeline: Pipeline, options: RunOptions, wish: Wish) -> Distiset:
+    """Ask rows of a stored run anew, and wait; signals are those of `run`.
+
+    Raises:
+        UserError: The run can't be mended so; nothing was started.
+        RunStopped: As for `run`; the same retry goes on from there.
+        LogError: The log cannot keep its promise.
+    """
+    prepared = _prepared_retry(pipeline, options, wish)
+    return _waited(prepared, retried_dataset(prepared))
+
+
+def _prepared_retry(pipeline: Pipeline, options: RunOptions, wish: Wish) -> PreparedRetry:
+    prepared = prepare_retry(pipeline, options, wish)
+    _tell(prepared)
+    for step, rows in prepared.rows.items():
+        _log.info("[%s] %d rows are asked anew", step, rows)
+    return prepared
+
+
+def _waited(prepared: PreparedRun, hit: Finished | None) -> Distiset:
     if hit is not None:
         return to_distiset(prepared, hit)
     session = Session(prepared)
@@ -98,7 +127,22 @@ async def arun(pipeline: Pipeline, options: RunOptions) -> Distiset:
         LogError: The log cannot keep its promise.
     """
     prepared = prepare(pipeline, options)
-    hit = complete_hit(prepared)
+    return await _awaited(prepared, complete_hit(prepared))
+
+
+async def aretry(pipeline: Pipeline, options: RunOptions, wish: Wish) -> Distiset:
+    """Ask rows of a stored run anew without blocking the caller's loop.
+
+    Raises:
+        UserError: The run can't be mended so; nothing was started.
+        RunStopped: As for `run`; the same retry goes on from there.
+        LogError: The log cannot keep its promise.
+    """
+    prepared = _prepared_retry(pipeline, options, wish)
+    return await _awaited(prepared, retried_dataset(prepared))
+
+
+async def _awaited(prepared: PreparedRun, hit: Finished | None) -> Distiset:
     if hit is not None:
         return to_distiset(prepared, hit)
     session = Session(prepared)

@@ -284,6 +284,7 @@ class Session:
             wall_seconds=time.time(),
             resumed=resumed,
             lineages=(*(s.lineage for s in plan.steps), *(r.lineage for r in plan.routers)),
+            retry=self._prepared.retry,
         )
         store.append([begin])
         with (

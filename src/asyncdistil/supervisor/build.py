@@ -7,10 +7,11 @@ from typing import Protocol
 
 from asyncdistil.batch import Digest, Lsn, RunId, StepName
 from asyncdistil.errors import GraphError
-from asyncdistil.graph.plan import RouterPlan, StepPlan
+from asyncdistil.graph.plan import Layer, RouterPlan, StepPlan
 from asyncdistil.log.events import Commit, StepDef
 from asyncdistil.supervisor.effects import EffectOperator
 from asyncdistil.supervisor.front import Aligned, Barrier, Converging, Direct, Front, Ordered
+from asyncdistil.supervisor.layers import layered
 from asyncdistil.supervisor.leaf import LeafOperator
 from asyncdistil.supervisor.operator import Memory, Operator, StepOperator
 from asyncdistil.supervisor.progress import StepProgress
@@ -76,7 +77,7 @@ class Builder:
         plan = self._state.plan
         routers = {router.source: router for router in plan.routers}
         for step in plan.steps:
-            self._define(step.lineage, step.name, step.definition)
+            self._define(step.computes, step.name, step.definition)
             operator = self._operator(step)
             self._add(operator)
             if step.name in routers:
@@ -112,7 +113,10 @@ class Builder:
             return self._source(step, commits)
         upstreams = tuple(self.named[edge.upstream] for edge in step.edges)
         front = self._front(step, upstreams)
-        memory = self._memory(step, commits)
+        if step.layers:
+            memory: Memory | None = layered(step.layers, lambda layer: self._layer(step, layer))
+        else:
+            memory = self._memory(step, commits)
         if step.effects:
             operator: StepOperator = EffectOperator(
                 step, self._state, front, memory, upstreams, self._reader
@@ -130,6 +134,9 @@ class Builder:
         return operator
 
     def _commits(self, step: StepPlan) -> Sequence[tuple[Lsn, Commit]]:
+        if step.layers:
+            (first, *_) = step.layers
+            return self._of_runs(first) if step.kind == "generator" else ()
         if step.reuse == "never":
             return ()
         commits = self._stored.commits(step.lineage)
@@ -140,6 +147,19 @@ class Builder:
                 self._state.claims.take(commit.samples)
         return commits
 
+    def _of_runs(self, layer: Layer) -> Sequence[tuple[Lsn, Commit]]:
+        commits = self._stored.commits(layer.lineage)
+        return [(lsn, commit) for lsn, commit in commits if commit.run in layer.runs]
+
+    def _layer(self, step: StepPlan, layer: Layer) -> Memory | None:
+        commits = self._of_runs(layer)
+        if step.concurrency:
+            for _, commit in commits:
+                self._state.claims.take(commit.samples)
+        return self._memory_of(
+            step, commits, retry=layer.retry_failed, judged=RunId(layer.judged) or None
+        )
+
     def _source(self, step: StepPlan, commits: Sequence[tuple[Lsn, Commit]]) -> SourceOperator:
         if step.data_identity is None or step.name in self._discard:
             return SourceOperator(step, self._state, (), complete=False)
@@ -149,10 +169,19 @@ class Builder:
         return SourceOperator(step, self._state, chain, complete=complete)
 
     def _memory(self, step: StepPlan, commits: Sequence[tuple[Lsn, Commit]]) -> Memory | None:
+        judged = self._state.run if self._state.plan.failures_stand else None
+        return self._memory_of(step, commits, retry=self._state.plan.retry_failed, judged=judged)
+
+    def _memory_of(
+        self,
+        step: StepPlan,
+        commits: Sequence[tuple[Lsn, Commit]],
+        *,
+        retry: bool,
+        judged: RunId | None,
+    ) -> Memory | None:
         if not commits:
             return None
-        retry = self._state.plan.retry_failed
-        judged = self._state.run if self._state.plan.failures_stand else None
         if step.kind == "row":
             share = step.concurrency == 0
             return RowMemory(commits, self._reader, share=share, retry_failed=retry, judged=judged)

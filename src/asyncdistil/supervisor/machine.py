@@ -306,7 +306,7 @@ class Machine:
         """Lineage whose segments a worker of this operator writes."""
         operator = self._operators[name]
         if isinstance(operator, StepOperator | SourceOperator):
-            return operator.plan.lineage
+            return operator.plan.computes
         return Digest(bytes(16))
 
     @property

@@ -218,7 +218,7 @@ class StepOperator:
     def _commit(self, worker: WorkerId, job: Job, part: Chunk, result: Result) -> int:
         self._last_commit = Commit(
             run=self._state.run,
-            lineage=self.plan.lineage,
+            lineage=self.plan.computes,
             inputs=part.ports,
             input_digests=result.input_digests,
             outputs=result.outputs,

@@ -6,7 +6,8 @@ definitions, and the machine puts the stored rows into the order that they had i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -24,6 +25,7 @@ from asyncdistil.batch import (
     Usage,
 )
 from asyncdistil.errors import UserError
+from asyncdistil.graph.plan import RunPlan
 from asyncdistil.log import SegmentReader, StoreReader
 from asyncdistil.log.events import Commit, RunBegin, RunEnd
 from asyncdistil.supervisor import ids
@@ -49,6 +51,9 @@ class FailedInput(NamedTuple):
         failure: Why.
         wrote: Run that tried it.
         source: The input rows, one per port.
+        lsn: Of the commit that says so.
+        at: Place of the row in the input of that commit.
+        null: What readers of the step see in its place, if anything.
     """
 
     step: StepName
@@ -56,6 +61,9 @@ class FailedInput(NamedTuple):
     failure: Failure
     wrote: RunId
     source: tuple[RowSlice, ...]
+    lsn: Lsn
+    at: int
+    null: tuple[RowSlice, ...]
 
 
 class Traced(NamedTuple):
@@ -95,7 +103,10 @@ class StoredRun:
         steps: By name, in topological order. Of a run in a log older than `RunBegin.lineages`,
             steps that computed nothing in it and have nothing below them that did are missing.
         store: The store.
+        plan: The run as its store tells it, without code.
     """
+
+    plan: RunPlan
 
     def __init__(self, store: StoreReader, begin: RunBegin, end: RunEnd | None) -> None:
         """Made by `open`."""
@@ -135,7 +146,7 @@ class StoredRun:
         begin, end = found[-1]
         made = cls(store, begin, end)
         try:
-            made._read([b.run for b, _ in runs])
+            made._read([b for b, _ in runs])
         except BaseException:
             made.close()
             raise
@@ -197,26 +208,40 @@ class StoredRun:
         """Stored rows."""
         return self._reader.rows(part)
 
+    def parts(self, name: str) -> Iterator[tuple[RowSlice, Lsn, Commit, int]]:
+        """Where the rows of a step lie, in source order, and what made them.
+
+        Yields:
+            Rows in one record, the commit that they are of, and its LSN; and the place of the
+            first of them in the output of that commit.
+
+        Raises:
+            UnknownRun: There is no such step.
+        """
+        for chunk in self.step(name).chunks:
+            for part in chunk.ports[0]:
+                _, lsn, commit, base = self._index[part.ref.segment, part.ref.offset]
+                yield part, lsn, commit, base + part.start
+
     def failures(self) -> Iterator[FailedInput]:
         """Every failed row that the run used or made, step by step."""
         for step in self.steps.values():
-            for commit, failed, row in self._failed(step):
+            for lsn, commit, failed, row in self._failed(step):
                 at = failed.input_row
                 source = tuple(s for port in commit.inputs for s in cut_slices(port, at, at + 1))
-                yield FailedInput(step.name, row, failed.failure, commit.run, source)
+                null = _output(commit, failed.output_row)
+                yield FailedInput(step.name, row, failed.failure, commit.run, source, lsn, at, null)
 
-    def _failed(self, step: StoredStep) -> Iterator[tuple[Commit, RowFailure, RowId | None]]:
+    def _failed(self, step: StoredStep) -> Iterator[tuple[Lsn, Commit, RowFailure, RowId | None]]:
         """Failures that stand in this run: a later try takes the place of an earlier one."""
         for lsn, commit in step.commits:
             if lsn not in self._standing or not commit.failures:
                 continue
-            slices = tuple(RowSlice(ref, 0, ref.rows) for ref in commit.outputs)
             for failed in commit.failures:
-                at = failed.output_row
-                null = cut_slices(slices, at, at + 1) if at >= 0 else ()
+                null = _output(commit, failed.output_row)
                 position, row = self._position(null[0]) if null else (None, None)
                 if not null or position is not None:
-                    yield commit, failed, row
+                    yield lsn, commit, failed, row
 
     # --- where a row came from ---------------------------------------------------------------
 
@@ -289,17 +314,24 @@ class StoredRun:
 
     # --- reading -----------------------------------------------------------------------------
 
-    def _read(self, runs: list[RunId]) -> None:
-        upto = set(runs[: len(runs) - runs[::-1].index(self.begin.run)])
-        wiring = Wiring(self.store, self.begin, upto)
+    def _read(self, runs: list[RunBegin]) -> None:
+        ids_of = [begin.run for begin in runs]
+        wiring = Wiring(
+            self.store, self.begin, runs[: len(runs) - ids_of[::-1].index(self.begin.run)]
+        )
         self.steps = wiring.steps
         plan = wiring.plan(retried=True)
-        stored = _Until(self.store, {s.lineage: s.commits for s in self.steps.values()})
+        commits: defaultdict[Digest, list[tuple[Lsn, Commit]]] = defaultdict(list)
+        for step in self.steps.values():
+            for lsn, commit in step.commits:
+                commits[commit.lineage].append((lsn, commit))
+        stored = _Until(self.store, commits)
         rehearsal = Rehearsal(plan, self.begin.run, stored, self._reader)
         if self.completed and any(rehearsal.missing(name) for name in self.steps):
             # It was told to leave failures of earlier runs as they are.
             plan = wiring.plan(retried=False)
             rehearsal = Rehearsal(plan, self.begin.run, stored, self._reader)
+        self.plan = plan
         for step in self.steps.values():
             self._fill(step, rehearsal)
         for step in self.steps.values():
@@ -350,7 +382,7 @@ class _Until:
     """What the log held when a run ended, as far as the machine asks."""
 
     def __init__(
-        self, store: StoreReader, commits: dict[Digest, Sequence[tuple[Lsn, Commit]]]
+        self, store: StoreReader, commits: Mapping[Digest, Sequence[tuple[Lsn, Commit]]]
     ) -> None:
         self._store = store
         self._commits = commits
@@ -366,6 +398,12 @@ class _Until:
 
     def step_done(self, lineage: Digest, data_identity: Digest) -> tuple[Lsn, RunId] | None:
         return self._store.step_done(lineage, data_identity)
+
+
+def _output(commit: Commit, at: int) -> tuple[RowSlice, ...]:
+    """Output row ``at`` of a commit; nothing if that is negative."""
+    slices = tuple(RowSlice(ref, 0, ref.rows) for ref in commit.outputs)
+    return cut_slices(slices, at, at + 1) if at >= 0 else ()
 
 
 def _inputs_of(commit: Commit, output: int) -> tuple[RowSlice, ...]:

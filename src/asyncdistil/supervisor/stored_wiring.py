@@ -12,6 +12,7 @@ from asyncdistil.log import StoreReader
 from asyncdistil.log.events import Commit, RunBegin
 from asyncdistil.signature import read_definition
 from asyncdistil.supervisor.chunk import Chunk, cut_slices
+from asyncdistil.supervisor.layers import chain_of, layers_of
 from asyncdistil.supervisor.operator import NO_DIGEST
 
 
@@ -63,18 +64,20 @@ class Wiring:
     Args:
         store: Where it is stored.
         begin: The run.
-        upto: Runs whose work it may have used: its own and earlier ones.
+        runs: All that began up to it, oldest first; work of any of them may stand for its own.
 
     Attributes:
         steps: By name, in topological order.
     """
 
-    def __init__(self, store: StoreReader, begin: RunBegin, upto: Collection[RunId]) -> None:
+    def __init__(self, store: StoreReader, begin: RunBegin, runs: Sequence[RunBegin]) -> None:
         self.steps: dict[StepName, StoredStep] = {}
         self._store = store
         self._begin = begin
+        self._chain = chain_of(begin, runs)
+        self._layers = layers_of(self._chain, runs, live=False) if begin.retry else {}
         self._routers: list[RouterPlan] = []
-        self._ordered = self._lineages(upto)
+        self._ordered = self._lineages({each.run for each in runs})
 
     def _lineages(self, upto: Collection[RunId]) -> dict[Digest, dict[str, Any]]:
         """Definitions of the lineages of this run, those above before those below."""
@@ -101,10 +104,20 @@ class Wiring:
             if _is_router(key):
                 self._routers.append(_router_plan(lineage, key))
                 continue
-            commits = [(lsn, c) for lsn, c in store.commits(lineage) if c.run in upto]
             upstreams = tuple(StepName(edge["upstream"]) for edge in key["edges"])
             step = StoredStep(StepName(key["name"]), lineage, key["step"], upstreams)
-            step.commits = commits
+            # A retry that changed a parameter stored its rows under a lineage of their own.
+            layers = self._layers.get(step.name, ())
+            lineages = {lineage, *(layer.lineage for layer in layers)}
+            step.commits = sorted(
+                (
+                    (lsn, c)
+                    for known in lineages
+                    for lsn, c in store.commits(known)
+                    if c.run in upto
+                ),
+                key=lambda entry: entry[0],
+            )
             self.steps[step.name] = step
         return ordered
 
@@ -142,9 +155,9 @@ class Wiring:
     def _step_plan(self, step: StoredStep, key: dict[str, Any]) -> StepPlan:
         identity = None
         if step.kind == "generator":
-            own = [c for _, c in step.commits if c.run == self._begin.run] or [
-                c for _, c in step.commits
-            ]
+            # A retry never runs a generator: its rows are those of the run that is mended.
+            run = self._chain[0].run
+            own = [c for _, c in step.commits if c.run == run] or [c for _, c in step.commits]
             identity = own[-1].input_digests[0] if own else None
             if identity == NO_DIGEST:
                 # What such a generator yielded in other runs is another matter.
@@ -171,6 +184,7 @@ class Wiring:
             inner_join=fields.get("field.join") == "inner",
             by_position=fields.get("field.align") == "position",
             converges=self._converged(step) if converging else None,
+            layers=self._layers.get(step.name, ()),
         )
 
     def _converged(self, step: StoredStep) -> StepName | None:
