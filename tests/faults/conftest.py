@@ -5,12 +5,14 @@ Options (``tox -e faults -- --short``):
 - ``--depth smoke|short|full|soak``: how much; ``smoke`` is what a plain ``pytest`` does;
 - ``--short``: the same as ``--depth short``;
 - ``--fault-seed N``: everything that is drawn is drawn from it; random if not given;
-- ``--fault-case N``: only this case of a test, as the repeat line of a failure says.
+- ``--fault-case N``: only this case of a test, as the repeat line of a failure says;
+- ``--hours H``: at depth ``soak``, about how long all of it may take; each test gets a share.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
 import sys
 import time
@@ -23,9 +25,11 @@ import pytest
 
 DEPTHS = ("smoke", "short", "full", "soak")
 HERE = Path(__file__).parent
-_CASE = pytest.StashKey[int]()
+_CASE = pytest.StashKey[int | None]()
 _SEED = pytest.StashKey[int]()
 _STARTED = pytest.StashKey[float]()
+_SHARE_SECONDS = pytest.StashKey[float]()
+_BLOCK = 500  # examples that hypothesis draws in one go: it remembers all of them
 _FIGURE = "fault figure"
 _NOT_ASSERTED = 0
 
@@ -55,6 +59,7 @@ TARGETS = (
     Target("random DAGs", 10_000),
     Target("state-machine steps", _NOT_ASSERTED),
     Target("fuzzed frames and records", _NOT_ASSERTED),
+    Target("inputs led by coverage", _NOT_ASSERTED),
     Target("seeded bugs", 12, "all"),
 )
 _NONE_ALLOWED = ("orphans", "single-bit flips not noticed")
@@ -66,6 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--short", action="store_true")
     group.addoption("--fault-seed", type=int, default=None)
     group.addoption("--fault-case", type=int, default=None)
+    group.addoption("--hours", type=float, default=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -73,6 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
         drawn = getattr(config, "workerinput", {}).get("fault_seed")
         config.option.fault_seed = drawn or random.SystemRandom().randrange(1, 1 << 32)
     config.stash[_STARTED] = time.monotonic()
+    config.addinivalue_line("markers", "soak_only: runs at depth soak; not collected at any other")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -82,7 +89,15 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    seconds = {"smoke": 300, "short": 900, "full": 1_800, "soak": 0}[depth_of(config)]
+    depth = depth_of(config)
+    seconds = {"smoke": 300, "short": 900, "full": 1_800, "soak": 0}[depth]
+    if depth != "soak":
+        items[:] = [item for item in items if item.get_closest_marker("soak_only") is None]
+    ours = [item for item in items if "faults" in getattr(item, "fixturenames", ())]
+    hours = config.getoption("hours", default=None)
+    if depth == "soak" and hours is not None and ours:
+        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        config.stash[_SHARE_SECONDS] = hours * 3600 * workers / len(ours)
     for item in items:
         if HERE in item.path.parents:
             # Only against hanging: the figures are counts, on machines fast and slow.
@@ -113,6 +128,8 @@ class Faults:
         self._config = request.config
         self.depth = depth_of(request.config)
         self.seed = seed_of(request.config)
+        self.share_seconds = request.config.stash.get(_SHARE_SECONDS, None)
+        self._started = time.monotonic()
 
     def amount(self, *, smoke: int, short: int, full: int, soak: int) -> int:
         """How much to do at this depth."""
@@ -127,12 +144,28 @@ class Faults:
         """A source of chance that depends on the seed and on the test."""
         return random.Random(f"{self.seed} {self._node.name} {parts}")
 
-    def cases(self, numbers: Iterable[int], trial: Callable[[random.Random], None]) -> None:
-        """Do independent trials; one that fails says how to repeat it alone."""
+    def spent(self) -> bool:
+        """Whether this test has had its share of ``--hours``."""
+        share = self.share_seconds
+        return share is not None and time.monotonic() - self._started > share
+
+    def cases(self, numbers: Iterable[int], trial: Callable[[random.Random], None]) -> int:
+        """Do independent trials; one that fails says how to repeat it alone.
+
+        Returns:
+            How many were done.
+        """
         only = self._config.getoption("fault_case", default=None)
+        done = 0
         for number in numbers if only is None else [only]:
             self._node.stash[_CASE] = number
             trial(self.rng(number))
+            done += 1
+            if self.spent():
+                break
+        # What fails from here on is no matter of one case.
+        self._node.stash[_CASE] = only
+        return done
 
     def until(self, reached: Callable[[], bool], trial: Callable[[random.Random], None]) -> None:
         """Do trials until there are enough."""
@@ -144,6 +177,27 @@ class Faults:
                 number += 1
 
         self.cases(numbers(), trial)
+
+    def drawn(self, examples: int, trial: Callable[[int, int], None]) -> int:
+        """Have hypothesis draw examples, in blocks that can be repeated alone.
+
+        Args:
+            examples: How many at most.
+            trial: Given a seed and how many to draw from it.
+
+        Returns:
+            How many were asked for.
+        """
+        done = 0
+
+        def block(rng: random.Random) -> None:
+            nonlocal done
+            size = min(_BLOCK, examples - done)
+            trial(rng.randrange(1 << 30), size)
+            done += size
+
+        self.until(lambda: done >= examples, block)
+        return done
 
 
 @pytest.fixture

@@ -169,6 +169,8 @@ def test_every_flipped_bit_of_a_log_is_noticed(faults: Any, kind: str, shard: in
         for path in (*whole.of(".adc"), *whole.of(".adk")):
             image = whole.images[path]
             for bit in range(shard, 8 * len(image), step):
+                if faults.spent():
+                    break
                 flips += 1
                 if not noticed(whole, path, flipped(image, bit)):
                     missed.append((path.name, bit))
@@ -206,7 +208,7 @@ def test_every_flipped_bit_of_a_segment_is_noticed(faults: Any, shard: int) -> N
     wanted = faults.amount(smoke=2_000, short=20_000, full=110_000, soak=9_500_000) // SHARDS
     flips = 0
     seed = 0
-    while flips < wanted:
+    while flips < wanted and not faults.spent():
         whole = filled("one file", seed := seed + 1)
         with Rows(whole) as rows:
             for path, refs in rows.by_path.items():
@@ -242,6 +244,8 @@ def test_a_flipped_bit_makes_the_memo_forget_and_never_answer_wrongly(
     image = disk.files()[path]
     flips = missed = 0
     for bit in range(shard, 8 * len(image), step):
+        if faults.spent():
+            break
         damaged = disk.after_process_death()
         damaged.put(path, flipped(image, bit))
         after = Memo.open(CACHE / "memo", files=damaged)

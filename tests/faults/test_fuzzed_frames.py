@@ -81,19 +81,21 @@ def streams(draw: st.DrawFn) -> bytes:
 def test_any_stream_gives_messages_or_a_transport_error(faults: Any) -> None:
     examples = faults.amount(smoke=200, short=1_000, full=3_000, soak=2_000_000)
 
-    @seed(faults.rng().randrange(1 << 30))
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-    @given(streams(), st.lists(st.integers(0, 1 << 16), max_size=4), st.booleans())
-    def feed(data: bytes, cuts: list[int], up: bool) -> None:
-        fed(data, cuts, FROM_WORKER if up else TO_WORKER)
+    def block(number: int, size: int) -> None:
+        @seed(number)
+        @settings(
+            max_examples=size,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        )
+        @given(streams(), st.lists(st.integers(0, 1 << 16), max_size=4), st.booleans())
+        def feed(data: bytes, cuts: list[int], up: bool) -> None:
+            fed(data, cuts, FROM_WORKER if up else TO_WORKER)
 
-    feed()
-    faults.count("fuzzed frames and records", examples)
+        feed()
+
+    faults.count("fuzzed frames and records", faults.drawn(examples, block))
 
 
 @pytest.mark.parametrize("length", [0, MAX_FRAME_BYTES + 1, 2 << 30, (1 << 32) - 1])
@@ -132,5 +134,4 @@ def test_any_bytes_are_a_record_of_this_place_or_none(faults: Any) -> None:
         for _ in stray_headers(changed, 1, _SEED):
             raise AssertionError("a header was found inside of a record")
 
-    faults.cases(range(count), trial)
-    faults.count("fuzzed frames and records", count)
+    faults.count("fuzzed frames and records", faults.cases(range(count), trial))

@@ -227,8 +227,7 @@ def test_forged_commit_log_records_end_in_errors_of_our_own(faults: Any) -> None
         forged.put(path, image + head + payload)
         ask_everything(forged)
 
-    faults.cases(range(count), trial)
-    faults.count("fuzzed frames and records", count)
+    faults.count("fuzzed frames and records", faults.cases(range(count), trial))
 
 
 def test_forged_checkpoints_end_in_errors_of_our_own(faults: Any) -> None:
@@ -251,8 +250,7 @@ def test_forged_checkpoints_end_in_errors_of_our_own(faults: Any) -> None:
         forged.put(path, forged_image)
         ask_everything(forged)
 
-    faults.cases(range(count), trial)
-    faults.count("fuzzed frames and records", count)
+    faults.count("fuzzed frames and records", faults.cases(range(count), trial))
 
 
 def test_forged_rows_end_in_errors_of_our_own(faults: Any) -> None:
@@ -298,8 +296,7 @@ def test_forged_rows_end_in_errors_of_our_own(faults: Any) -> None:
                 with suppress(AsyncDistilError):
                     ask(piece)
 
-    faults.cases(range(count), trial)
-    faults.count("fuzzed frames and records", count)
+    faults.count("fuzzed frames and records", faults.cases(range(count), trial))
 
 
 def test_a_record_of_a_type_to_come_is_refused_and_says_upgrade() -> None:

@@ -353,21 +353,23 @@ def texts(draw: st.DrawFn) -> str:
 def test_any_text_is_a_pipeline_or_an_error_of_ours(faults: Any, tmp_path: Path) -> None:
     examples = faults.amount(smoke=150, short=1_000, full=3_000, soak=1_000_000)
 
-    @seed(faults.rng().randrange(1 << 30))
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-    @given(texts(), st.sampled_from(["yaml", "json"]))
-    def read(text: str, form: str) -> None:
-        path = written(tmp_path, text, f"it.{form}")
-        try:
-            pipeline = Pipeline.from_file(path, cache_dir=tmp_path)
-        except UserError:
-            return
-        pipeline.save(tmp_path / f"again.{form}")
+    def block(number: int, size: int) -> None:
+        @seed(number)
+        @settings(
+            max_examples=size,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        )
+        @given(texts(), st.sampled_from(["yaml", "json"]))
+        def read(text: str, form: str) -> None:
+            path = written(tmp_path, text, f"it.{form}")
+            try:
+                pipeline = Pipeline.from_file(path, cache_dir=tmp_path)
+            except UserError:
+                return
+            pipeline.save(tmp_path / f"again.{form}")
 
-    read()
-    faults.count("fuzzed frames and records", examples)
+        read()
+
+    faults.count("fuzzed frames and records", faults.drawn(examples, block))

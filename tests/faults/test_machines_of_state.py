@@ -188,18 +188,21 @@ class LogMachine(RuleBasedStateMachine):
 def test_the_log_keeps_its_promises_in_any_order_of_events(faults: Any, shard: int) -> None:
     examples = faults.amount(smoke=15, short=40, full=150, soak=100_000)
     LogMachine.steps = 0
-    machine = seed(faults.rng("log").randrange(1 << 30))(LogMachine)
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=40,
-            deadline=None,
-            database=None,
-            phases=PHASES,
-            suppress_health_check=QUIET,
-        ),
-    )
+
+    def block(number: int, size: int) -> None:
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            seed(number)(LogMachine),
+            settings=settings(
+                max_examples=size,
+                stateful_step_count=40,
+                deadline=None,
+                database=None,
+                phases=PHASES,
+                suppress_health_check=QUIET,
+            ),
+        )
+
+    faults.drawn(examples, block)
     faults.count("state-machine steps", LogMachine.steps)
 
 
@@ -248,26 +251,29 @@ def test_any_dag_on_any_day_ends_with_the_rows_of_a_plain_loop(
     examples = faults.amount(smoke=60, short=300, full=2_500, soak=1_000_000)
     done = 0
 
-    @seed(faults.rng("dags").randrange(1 << 30))
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        phases=PHASES,
-        suppress_health_check=QUIET,
-    )
-    @given(machines.random_dags(), days())
-    def any_dag(dag: tuple[Any, dict[str, Behaviour]], runs: list[dict[str, Any]]) -> None:
-        nonlocal done
-        plan, behaviours = dag
-        memory, segments = Memory(), Segments()
-        for options in runs:
-            run = BadDay(plan, behaviours, memory=memory, segments=segments, **options)
-            with suppress(machines.WorkerDied):  # more deaths than a step may have: resumable
-                ended = run.run()
-        assert ended
-        assert run.results == machines.expected(plan, behaviours)
-        done += 1
+    def block(number: int, size: int) -> None:
+        @seed(number)
+        @settings(
+            max_examples=size,
+            deadline=None,
+            database=None,
+            phases=PHASES,
+            suppress_health_check=QUIET,
+        )
+        @given(machines.random_dags(), days())
+        def any_dag(dag: tuple[Any, dict[str, Behaviour]], runs: list[dict[str, Any]]) -> None:
+            nonlocal done
+            plan, behaviours = dag
+            memory, segments = Memory(), Segments()
+            for options in runs:
+                run = BadDay(plan, behaviours, memory=memory, segments=segments, **options)
+                with suppress(machines.WorkerDied):  # more deaths than a step may have: resumable
+                    ended = run.run()
+            assert ended
+            assert run.results == machines.expected(plan, behaviours)
+            done += 1
 
-    any_dag()
+        any_dag()
+
+    faults.drawn(examples, block)
     faults.count("random DAGs", done)
