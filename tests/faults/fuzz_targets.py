@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import random
 import sys
-import types
 import tempfile
+import types
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
