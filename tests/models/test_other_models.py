@@ -120,7 +120,7 @@ def test_proposals_are_aggregated_in_rounds(server: ModelServer, loaded: Any) ->
     assert asked[4] == "agg"
     assert "The answers:\n1. " in server.requests[4].prompt
     assert "The answers:\n1. what is new" in server.requests[2].prompt
-    assert moa.model_name == "moa(agg; p1, p2)"
+    assert moa.model_name == "moa-agg-p1-p2"
 
 
 def test_one_proposer_may_fail(server: ModelServer, loaded: Any) -> None:

@@ -131,6 +131,10 @@ def _connections(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
         entry = {"from": str(source), "to": [str(target)]}
     if entry is not None:
         yield entry
+    # Nothing to connect; distilabel names them too, and who draws a file may count on it.
+    for name in graph.names:
+        if not graph.successors(name):
+            yield {"from": str(name), "to": []}
 
 
 def _routers(pipeline: Pipeline, problems: list[Problem]) -> Iterator[dict[str, Any]]:

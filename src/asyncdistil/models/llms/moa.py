@@ -39,9 +39,9 @@ class MixtureOfAgentsLLM(AsyncLLM):
 
     @property
     def model_name(self) -> str:
-        """Names of all models in it."""
-        proposers = ", ".join(llm.model_name for llm in self.proposers_llms)
-        return f"moa({self.aggregator_llm.model_name}; {proposers})"
+        """``moa`` and the names of all models in it, the aggregator's first."""
+        models = [self.aggregator_llm, *self.proposers_llms]
+        return "-".join(["moa", *(llm.model_name for llm in models)])
 
     @property
     def concurrency(self) -> int:
