@@ -43,6 +43,8 @@ class Summary(msgspec.Struct, array_like=True):
     """Everything small in an `Index`, and where the tables are.
 
     Attributes:
+        done_rows: Rows of each entry of ``done``, in its order.
+        lossy: As in `Index`.
         tables: Lineage, byte offset of its table behind this record, bytes of the table.
     """
 
@@ -56,6 +58,8 @@ class Summary(msgspec.Struct, array_like=True):
     tombstones: list[int]
     moved: list[tuple[BatchRef, BatchRef]]
     tables: list[tuple[Digest, int, int]]
+    done_rows: list[int] = []
+    lossy: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -123,6 +127,8 @@ class Checkpoint:
         index.ends = {end.run: end for end in summary.ends}
         index.step_defs = {entry.lineage: entry for entry in summary.step_defs}
         index.done = {(lineage, data): (lsn, run) for lineage, data, lsn, run in summary.done}
+        index.done_rows = dict(zip(index.done, summary.done_rows, strict=False))
+        index.lossy = summary.lossy
         index.intents = set(summary.intents)
         index.outcomes = {(lineage, key): note for lineage, key, note in summary.outcomes}
         for emit in summary.emits:
@@ -262,6 +268,8 @@ def _summary(index: Index, tables: list[tuple[Digest, int, int]]) -> Summary:
         sorted(index.tombstones),
         list(index.moved.values()),
         tables,
+        [index.done_rows.get(key, -1) for key in index.done],
+        index.lossy,
     )
 
 

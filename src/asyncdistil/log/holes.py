@@ -61,6 +61,11 @@ class Holes:
         self._read: set[int] = set()
         self._known: dict[tuple[int, int], Hole] = {}
 
+    @property
+    def any(self) -> bool:
+        """Whether damage was given up, as far as anybody asked."""
+        return bool(self._known)
+
     def add(self, hole: Hole) -> None:
         """Give up one more."""
         self.new.append(hole)

@@ -118,6 +118,7 @@ class Index:
     """State of a store as its log tells it.
 
     ``tables`` holds what was logged since the checkpoint; ``stored`` gives the part before.
+    ``lossy`` says whether damaged records were given up, so that some may be missing.
     """
 
     def __init__(self, stored: Callable[[Digest], Table | None] | None = None) -> None:
@@ -125,6 +126,8 @@ class Index:
         self.ends: dict[RunId, RunEnd] = {}
         self.step_defs: dict[Digest, StepDef] = {}
         self.done: dict[tuple[Digest, Digest], tuple[Lsn, RunId]] = {}
+        self.done_rows: dict[tuple[Digest, Digest], int] = {}
+        self.lossy = False
         self.intents: set[tuple[Digest, Digest]] = set()
         self.outcomes: dict[tuple[Digest, Digest], str] = {}
         self.emits: dict[Digest, list[Emit]] = {}
@@ -154,6 +157,7 @@ class Index:
                 self.step_defs[event.lineage] = event
             case StepDone():
                 self.done[event.lineage, event.data_identity] = lsn, event.run
+                self.done_rows[event.lineage, event.data_identity] = event.rows
             case Intent():
                 self.intents.add((event.lineage, event.key))
             case Outcome():

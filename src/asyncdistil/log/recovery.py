@@ -175,6 +175,7 @@ class _Recovery:
             self._walk_chain(chain)
         elif result.durable:
             result.tail = Tail(0, 0, result.durable, 0)
+        result.index.lossy = result.index.lossy or self._holes.any
         ended_well = self._sealed or result.tail == base
         result.clean = ended_well and not result.remainders
         return result

@@ -15,6 +15,8 @@ from asyncdistil.log.index import Index, Located
 from asyncdistil.log.log_reader import LogReader
 from asyncdistil.log.segment import SegmentReader
 
+_NO_DATA = Digest(bytes(16))
+
 
 class StoreView:
     """Questions about a store. Not for use from several threads at once.
@@ -76,8 +78,29 @@ class StoreView:
         return dict(self._index.step_defs)
 
     def step_done(self, lineage: Digest, data_identity: Digest) -> tuple[Lsn, RunId] | None:
-        """Newest time that a step committed all of its output."""
-        return self._index.done.get((lineage, data_identity))
+        """Newest time that a step committed all of its output, and all of it is still there.
+
+        Raises:
+            CorruptRecord: A record is damaged.
+        """
+        index, key = self._index, (lineage, data_identity)
+        done = index.done.get(key)
+        if done is None or data_identity == _NO_DATA or not (index.lossy or index.tombstones):
+            return done
+        # What a generator committed may have been given up since; it must yield the rest again.
+        return done if self._yielded(lineage, data_identity) == index.done_rows.get(key) else None
+
+    def _yielded(self, lineage: Digest, data_identity: Digest) -> int:
+        """Rows that a generator has committed from its first one on, without a gap."""
+        yields = {
+            commit.ordinal: sum(ref.rows for ref in commit.outputs)
+            for _, commit in self.commits(lineage)
+            if commit.outputs and commit.input_digests[:1] == (data_identity,)
+        }
+        rows = 0
+        while rows in yields:
+            rows += yields[rows]
+        return rows
 
     def outcome(self, lineage: Digest, key: Digest) -> str | None:
         """What became of an outside effect, ``None`` if that is not known."""
