@@ -62,7 +62,7 @@ dataset = load_dataset({{ title | python }}, {{ config | python }})
 `pipeline.yaml` describes the pipeline:
 
 ```console
-asyncdistil pipeline run --config {{ pipeline }}
+asyncdistil run {{ pipeline }}
 ```
 {% endif %}{% if script %}
 `{{ script }}` is the program that ran it.

@@ -71,6 +71,8 @@ class RunBegin(msgspec.Struct, frozen=True, array_like=True, tag=1):
         resumed: Whether this takes up an unfinished run.
         lineages: Of its steps in plan order, then of its routers; empty in older logs.
         retry: If it mends another run, which rows of it.
+        data: What the data of each generator is, in plan order; 16 zero bytes where that can't be
+            known. Empty in older logs.
     """
 
     run: RunId
@@ -81,6 +83,7 @@ class RunBegin(msgspec.Struct, frozen=True, array_like=True, tag=1):
     resumed: bool = False
     lineages: tuple[Digest, ...] = ()
     retry: Retry | None = None
+    data: tuple[Digest, ...] = ()
 
 
 class StepDef(msgspec.Struct, frozen=True, array_like=True, tag=2):

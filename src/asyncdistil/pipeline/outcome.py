@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 
 from asyncdistil.distiset import Distiset
+from asyncdistil.distiset.citations import citations_of
+from asyncdistil.pipeline.keepsake import furnish
 from asyncdistil.pipeline.planning import PreparedRun
 from asyncdistil.pipeline.session import Finished
 from asyncdistil.pipeline.watch import WATCHER
@@ -17,6 +19,9 @@ def to_distiset(prepared: PreparedRun, finished: Finished) -> Distiset:
     _say(finished)
     distiset = Distiset.from_emits(finished.root, finished.emits)
     distiset.report = summary(finished)
+    distiset.citations = citations_of(prepared.docstrings)
+    if finished.emits:
+        furnish(distiset, finished.root, prepared.name, finished.emits[0].run)
     watcher = WATCHER.get()
     if watcher is not None:
         watcher.ended(prepared, finished)

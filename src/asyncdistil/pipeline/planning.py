@@ -7,12 +7,13 @@ waits until `PreparedRun.plan` is asked for, because a complete hit needs no wor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel as PydanticModel
 from xxhash import xxh3_128_digest
 
 from asyncdistil.batch import Digest, StepName
@@ -88,6 +89,7 @@ class PreparedRun:
         drop_columns: Columns that the dataset leaves out.
         warnings: Sentences for people, each with a cause and what to do.
         retry: What it asks anew of which run, if it is a retry.
+        description: Makes the pipeline into plain data, for its file.
     """
 
     name: str
@@ -104,6 +106,7 @@ class PreparedRun:
     _steps: Mapping[StepName, Named] = field(repr=False)
     _routers: Mapping[StepName, Named] = field(repr=False)
     retry: Retry | None = field(default=None, kw_only=True)
+    description: Callable[[], Mapping[str, Any]] = field(default=dict, kw_only=True, repr=False)
 
     def columns_of(self, leaf: StepName) -> tuple[str, ...]:
         """Columns that the dataset of a leaf is known to have, before any row is there."""
@@ -146,6 +149,16 @@ class PreparedRun:
     def named(self, name: StepName) -> Named:
         """What names a step."""
         return self._steps[name]
+
+    @property
+    def docstrings(self) -> Iterable[str | None]:
+        """What the classes of the steps, and of the models in them, say of themselves."""
+        for step in self._draft.steps.values():
+            yield type(step).__doc__
+            for name in type(step).model_fields:
+                value = getattr(step, name)
+                if isinstance(value, PydanticModel):
+                    yield type(value).__doc__
 
     def step(self, name: StepName) -> BaseStep:
         """The copy of a step that belongs to this run."""
@@ -240,6 +253,7 @@ def build_plan(pipeline: Pipeline, options: RunOptions) -> PreparedRun:
         _draft=made,
         _steps=steps,
         _routers=routers,
+        description=pipeline.dump,
     )
 
 

@@ -14,26 +14,28 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
 from asyncdistil.batch import Digest, RowSlice, RunId, StepName
 from asyncdistil.distiset.exporter import Layout
 from asyncdistil.distiset.tables import exports_in_place
-from asyncdistil.errors import AsyncDistilError, Interrupted, RunStopped, StoreLocked
+from asyncdistil.errors import AsyncDistilError, DataError, Interrupted, RunStopped, StoreLocked
 from asyncdistil.graph.plan import RunPlan
 from asyncdistil.launch import PreparedLauncher
 from asyncdistil.log import Store, StoreReader, label_store
 from asyncdistil.log.events import Emit, RunBegin, RunEnd
+from asyncdistil.pipeline.keepsake import keep_pipeline, logged
 from asyncdistil.pipeline.planning import PreparedRun
 from asyncdistil.pipeline.watch import WATCHER
 from asyncdistil.supervisor.in_flight import InFlight, lost_in_flight
 from asyncdistil.supervisor.machine import Machine
+from asyncdistil.supervisor.operator import NO_DIGEST
 from asyncdistil.supervisor.progress import Progress
 from asyncdistil.supervisor.shell import Outcome, Shell
 from asyncdistil.supervisor.workforce import Launcher, Setting
@@ -121,6 +123,8 @@ class Session:
     ) -> None:
         self._prepared = prepared
         self._on_rows = on_rows
+        # Now, in the caller's thread: nobody else may look at the steps of the pipeline.
+        self._description = _described(prepared)
         watcher = WATCHER.get()
         self._on_turn = watcher.turn if on_turn is None and watcher is not None else on_turn
         self._shell: Shell | None = None
@@ -240,7 +244,12 @@ class Session:
             _log.info("taking up run %s, which did not end; %s", run[:8], _in_hand(lost))
         discard: frozenset[StepName] = frozenset()
         while True:
-            outcome = await self._attempt(store, plan, run, resumed, discard)
+            with logged(store.root, run) as write:
+                how = "is taken up" if resumed else "begins"
+                write(f"run {run} of {self._prepared.name!r} {how}")
+                outcome = await self._kept(store, plan, run, resumed, discard)
+                for line in told(outcome):
+                    write(line)
             if outcome.diverged is None:
                 break
             # New rows under the old run id could be chained to old ones by a later resume.
@@ -268,6 +277,26 @@ class Session:
             lost_in_flight=lost,
         )
 
+    async def _kept(
+        self,
+        store: Store,
+        plan: RunPlan,
+        run: RunId,
+        resumed: bool,
+        discard: frozenset[StepName],
+    ) -> Outcome:
+        """Run, and meanwhile write down what runs."""
+        writing = None
+        if self._description is not None:
+            writing = asyncio.create_task(
+                asyncio.to_thread(keep_pipeline, store.root, run, self._description)
+            )
+        try:
+            return await self._attempt(store, plan, run, resumed, discard)
+        finally:
+            if writing is not None:
+                await writing
+
     async def _attempt(
         self,
         store: Store,
@@ -285,6 +314,7 @@ class Session:
             resumed=resumed,
             lineages=(*(s.lineage for s in plan.steps), *(r.lineage for r in plan.routers)),
             retry=self._prepared.retry,
+            data=tuple(s.data_identity or NO_DIGEST for s in plan.steps if s.kind == "generator"),
         )
         store.append([begin])
         with (
@@ -315,6 +345,15 @@ class Session:
             return await self._shell.run()
 
 
+def _described(prepared: PreparedRun) -> Mapping[str, Any] | None:
+    """The pipeline as plain data; ``None`` if it has values that no file can hold."""
+    try:
+        return prepared.description()
+    except DataError as error:
+        _log.debug("no pipeline.yaml is kept: %s", error)
+        return None
+
+
 def _seal(store: Store, end: RunEnd) -> None:
     """Record how the run ended and make everything durable; failing here loses nothing more."""
     try:
@@ -324,6 +363,19 @@ def _seal(store: Store, end: RunEnd) -> None:
         if end.completed:
             raise
         # The run stops for a reason of its own already, often this very disk.
+
+
+def told(outcome: Outcome) -> Iterator[str]:
+    """How a run ended, in lines for its log."""
+    for name, counters in outcome.progress.items():
+        yield (
+            f"[{name}] {counters.rows_computed} rows computed, {counters.rows_replayed} replayed, "
+            f"{counters.failed} failed"
+        )
+        for row, failure in counters.first_failures:
+            number = ".".join(map(str, row))
+            yield f"[{name}] row {number} failed: {failure.kind}: {failure.message}"
+    yield "the run is complete" if outcome.stop is None else f"the run stops: {outcome.stop}"
 
 
 def run_id_of(store: Store | StoreReader, plan: RunPlan) -> tuple[RunId, bool]:

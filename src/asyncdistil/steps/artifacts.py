@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ def save_artifact(
     write_function: Callable[[Path], None],
     metadata: Mapping[str, Any] | None,
 ) -> Path:
-    """Write one artifact, whole or not at all.
+    """Write one artifact, whole or not at all; it survives a power cut once this returns.
 
     Args:
         directory: Where the artifacts of the step go.
@@ -49,9 +51,32 @@ def save_artifact(
         (draft / "metadata.json").write_text(
             json.dumps(dict(metadata or {}), indent=2, sort_keys=True), encoding="utf-8"
         )
+        _sync(draft)
         if target.exists():
-            shutil.rmtree(target)
-        draft.rename(target)
+            # Out of the way first: a rename does not replace a folder that has files in it.
+            target.rename(old := directory / f".{name}.{uuid4().hex}")
+            draft.rename(target)
+            shutil.rmtree(old)
+        else:
+            draft.rename(target)
+        _sync_one(directory)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
+
+
+def _sync(folder: Path) -> None:
+    """Make a folder and everything in it durable."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_file() or path.is_dir():
+            _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    if sys.platform == "win32":
+        return  # folders can't be opened there
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -174,6 +174,15 @@ class StoredRun:
             raise UnknownRun(f"run {self.begin.run[:8]} has no step {name!r}: it has {known}")
         return found
 
+    def worked_on(self, name: str) -> list[RunId]:
+        """Runs whose work on a step this run used, its own included, oldest first.
+
+        Raises:
+            UnknownRun: There is no such step.
+        """
+        commits = self.step(name).commits
+        return list(dict.fromkeys(c.run for lsn, c in commits if lsn in self._standing))
+
     @property
     def completed(self) -> bool:
         """Whether every step ended."""

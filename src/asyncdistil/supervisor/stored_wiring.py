@@ -159,9 +159,13 @@ class Wiring:
             run = self._chain[0].run
             own = [c for _, c in step.commits if c.run == run] or [c for _, c in step.commits]
             identity = own[-1].input_digests[0] if own else None
+            # A run may be served rows that are older than the newest ones.
+            data = dict(zip(self._generators(), self._chain[0].data, strict=False))
+            identity = data.get(step.name, identity)
             if identity == NO_DIGEST:
                 # What such a generator yielded in other runs is another matter.
-                step.commits = [(lsn, c) for lsn, c in step.commits if c.run == own[-1].run]
+                wrote = run if data or not own else own[-1].run
+                step.commits = [(lsn, c) for lsn, c in step.commits if c.run == wrote]
         fields = key["step"]
         converging = any(edge.get("converges") for edge in key["edges"])
         return StepPlan(
@@ -186,6 +190,9 @@ class Wiring:
             converges=self._converged(step) if converging else None,
             layers=self._layers.get(step.name, ()),
         )
+
+    def _generators(self) -> list[StepName]:
+        return [step.name for step in self.steps.values() if step.kind == "generator"]
 
     def _converged(self, step: StoredStep) -> StepName | None:
         for router in self._routers:

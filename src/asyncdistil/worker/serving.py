@@ -86,6 +86,8 @@ def _load(
         scrubber.learn(secrets_of(made))
         if load.role == "step":
             brokers.install(memo.offered(around, use_cache=made.use_cache))
+            # By run, so that what a replayed row brings along is not what a later run made of it.
+            made.set_artifacts_path(Path(load.store) / "artifacts" / load.run)
             made.load()
             scrubber.learn(secrets_of(made))
             if load.memo and getattr(made, "memoize", False) and made.kind() == "row":
