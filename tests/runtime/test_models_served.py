@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from asyncdistil.errors import ModelOutage, ModelRateLimited
+from asyncdistil.errors import ModelAuthError, ModelOutage, ModelRateLimited
 from asyncdistil.models import OpenAILLM
 from asyncdistil.pipeline import Pipeline
 from asyncdistil.steps import LoadDataFromDicts, StepResources
@@ -221,6 +221,37 @@ def test_a_service_that_says_429_for_good_stops_the_run_and_a_rerun_asks_what_is
         assert [row["n"] for row in rows] == list(range(count))
         assert all(row["generation"] for row in rows)
         assert answered(server) == Counter(range(count))
+
+
+UNLOADS = """
+import gc, os
+from asyncdistil.models import OpenAILLM
+
+class Notes(OpenAILLM):
+    def unload(self):
+        super().unload()
+        gc.collect()
+        with open(os.environ["ASYNCDISTIL_TEST_CALLS"], "a") as calls:
+            calls.write('["unload", []]\\n')
+"""
+
+
+def test_a_model_is_unloaded_and_leaves_no_connection_when_a_refusal_stops_the_run(
+    cache: Path,
+    journal: Any,
+    load_module: Callable[..., ModuleType],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def forbids(seen: Seen) -> Fault | None:
+        return Fault("401") if seen.ordinal >= 10 else None
+
+    kind = load_module(UNLOADS).Notes
+    with ModelServer(script=forbids) as server:
+        llm = kind(model="m", base_url=server.url, api_key="wrong-key", max_concurrency=4)
+        with pytest.raises(ModelAuthError, match="check the API key"):
+            generated(cache, llm, 40)
+    assert journal.calls() == [("unload", [])]
+    assert "Unclosed" not in caplog.text
 
 
 def test_a_service_that_goes_away_stops_the_run_and_a_rerun_asks_what_is_missing(

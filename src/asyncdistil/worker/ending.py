@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 
@@ -18,10 +19,30 @@ class Terminated(SystemExit):
         super().__init__(128 + signal.SIGTERM)
 
 
-def unload_quietly(unload: Callable[[], Any]) -> None:
-    """Unload a step whose work is done: what goes wrong now can cost no row."""
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hear a request to end only afterwards; KILL, which follows it, still ends at once.
+
+    For the main thread.
+    """
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, _frame: heard.append(signum))
     try:
-        unload()
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if heard:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def unload_quietly(unload: Callable[[], Any]) -> None:
+    """Unload a step whose work is done or given up: what goes wrong now can cost no row."""
+    try:
+        made = unload()
+        if inspect.iscoroutine(made):
+            import asyncio
+
+            asyncio.run(made)
     except Exception as error:
         unload_failed(error)
 

@@ -17,7 +17,7 @@ from asyncdistil.transport.lifeline import Lifeline
 from asyncdistil.transport.messages import Done, Fatal, Load, Loaded, LoadFailed
 from asyncdistil.worker.bench import Bench
 from asyncdistil.worker.claims import connect_brokers
-from asyncdistil.worker.ending import Terminated, unload_quietly
+from asyncdistil.worker.ending import Terminated, undisturbed, unload_quietly
 from asyncdistil.worker.isolate import FATAL
 from asyncdistil.worker.loading import rebuild, secrets_of, settle_in
 from asyncdistil.worker.logs import forward_logs
@@ -59,7 +59,11 @@ def serve(channel: Channel, load: Load, segment_fd: int, lifeline: Lifeline) -> 
         if isinstance(error, TransportError):
             raise
         bench.outbox.flush()
-        channel.send(Fatal(type(error).__name__, scrubber.text(str(error))))
+        with undisturbed():
+            channel.send(Fatal(type(error).__name__, scrubber.text(str(error))))
+            if load.role == "step":
+                # Connections that nobody closes complain when they are collected.
+                unload_quietly(bench.step.unload)
         await_finish(mailbox)
     except SystemExit:
         bench.outbox.flush()  # what was finished before counts
