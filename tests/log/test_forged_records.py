@@ -31,6 +31,7 @@ from asyncdistil.log.record import (
     file_seed,
     parse_header,
     stray_headers,
+    whole_record,
 )
 from asyncdistil.log.recovery import recover
 from asyncdistil.testing.disk import MemoryDisk
@@ -195,6 +196,19 @@ def test_a_damaged_repair_record_vouches_for_nothing(kit: Any) -> None:
         opened(disk)
 
 
+def test_a_repair_record_of_another_length_gives_nothing_up(kit: Any) -> None:
+    disk = clean_disk(kit)
+    disk.unlink(CHECKPOINT)
+    append_raw(disk, RecordType.REPAIR, bytes(39))
+    path = commit_path(ROOT, 1)
+    image = bytearray(disk.files()[path])
+    image[400] ^= 1
+    disk.put(path, bytes(image))
+    with pytest.raises(CorruptRecord):
+        opened(disk)
+    assert disk.open_descriptors == 0
+
+
 @pytest.mark.parametrize("previous", [1, 2, 9])
 def test_a_log_file_that_names_itself_or_a_later_one_as_the_one_before_ends_in_an_error(
     kit: Any, previous: int
@@ -238,6 +252,18 @@ def test_a_length_that_is_impossible_is_not_believed_though_its_hash_fits() -> N
     assert parse_header(encoded(meta=MAX_META_BYTES), 0, 5) is not None
     assert parse_header(encoded(meta=MAX_META_BYTES + 1), 0, 5) is None
     assert parse_header(encoded(decoded=9), 0, 5) is None
+
+
+def test_a_record_is_whole_only_in_its_place_and_to_the_last_byte() -> None:
+    head, payload, _, _ = encode_record(5, RecordType.ROWS, 16, b"body", meta=b"meta")
+    data = head + payload
+    assert whole_record(data, 16, 5) == (RecordType.ROWS, 4, 4)
+    assert whole_record(data, 24, 5) is None
+    assert whole_record(data, 16, 6) is None
+    for cut in range(len(data)):
+        assert whole_record(data[:cut], 16, 5) is None
+    assert whole_record(data + bytes(8), 16, 5) is None
+    assert whole_record(encoded(0x10) + b"12345678", 16, 5) is None
 
 
 def test_a_reference_that_lies_about_its_record_is_damage_never_other_rows(kit: Any) -> None:

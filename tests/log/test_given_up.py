@@ -12,7 +12,14 @@ import pytest
 from asyncdistil.errors import CorruptRecord, StorageError
 from asyncdistil.log import Store, StoreReader
 from asyncdistil.log.names import commit_path, store_root
-from asyncdistil.log.record import FILE_HEADER_BYTES, FileKind, file_seed, parse_header
+from asyncdistil.log.record import (
+    FILE_HEADER_BYTES,
+    FileHeader,
+    FileKind,
+    encode_file_header,
+    file_seed,
+    parse_header,
+)
 from asyncdistil.testing.disk import MemoryDisk
 
 CACHE = Path("/cache")
@@ -121,6 +128,38 @@ def test_two_log_files_in_a_row_that_are_lost_take_only_their_own_commits_along(
     hurt(disk, 2, "missing")
     hurt(disk, 3, "its header flipped")
     settle(kit, disk, [1, 2, 7, 8, 9, 10])
+
+
+def test_a_file_that_goes_on_from_records_nobody_acknowledged_and_nobody_has_is_left_out(
+    kit: Any,
+) -> None:
+    disk = MemoryDisk()
+    store = opened(disk)
+    writer = kit.writer(store, disk)
+    writer.commit(1)
+    store.flush()
+    image = disk.files()[commit_path(ROOT, 1)]
+    writer.commit(2)
+    tail = store._log.tail
+    header = FileHeader(
+        store.id,
+        FileKind.COMMIT_LOG,
+        2,
+        base=tail.lsn + 1,
+        previous_number=1,
+        previous_end=len(image),
+        previous_digest=tail.digest,
+        durable=store._log.durable,
+    )
+    after = disk.after_process_death()
+    after.put(commit_path(ROOT, 1), image)
+    after.put(commit_path(ROOT, 2), encode_file_header(header)[0])
+    again = opened(after)
+    assert kit.numbers(again) == [1]
+    assert any("0000000002.adc" in warning for warning in again.warnings)
+    again.close(clean=False)
+    final = opened(after)
+    assert (kit.numbers(final), final.warnings) == ([1], [])
 
 
 def test_a_newest_log_file_with_a_damaged_header_is_given_up_once(kit: Any) -> None:

@@ -263,8 +263,9 @@ class _Recovery:
             result.tail = Tail(chain[0].number, 0, header.base - 1, header.previous_digest)
         for position, file in enumerate(chain):
             follower = chain[position + 1].header if position + 1 < len(chain) else None
-            if not self._enter(file) or not self._walk_file(file, follower):
-                for later in chain[position + 1 :]:
+            entered = self._enter(file)
+            if not entered or not self._walk_file(file, follower):
+                for later in chain[position + entered :]:
                     self._leave_out(later.number, 0, later.size)
                 return
 
