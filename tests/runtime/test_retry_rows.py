@@ -204,6 +204,22 @@ def test_a_changed_parameter_counts_for_retried_rows_alone_and_is_served_to_nobo
         assert read.steps["ask"].inputs_replayed == 7
 
 
+def test_rows_that_are_retried_are_served_for_their_data_alone(cache: Path, journal: Any) -> None:
+    def of(*numbers: int) -> Pipeline:
+        with Pipeline("data", cache_dir=cache) as pipeline:
+            load = LoadDataFromDicts(name="load", data=[{"n": n} for n in numbers])
+            load >> Ask(name="ask")
+        return pipeline
+
+    of(1, 2).run()
+    journal.rows()
+    # The rows of the stored run count, whatever the script would load by now.
+    assert [row["n"] for row in rows_of(of(3, 4).retry("ask", "n == 2"))] == [1, 2]
+    assert journal.rows() == {"ask": [2]}
+    assert [row["n"] for row in rows_of(of(3, 4).run())] == [3, 4]
+    assert journal.rows() == {"ask": [3, 4]}
+
+
 def test_batches_and_global_steps_are_computed_whole_and_join_with_what_stood(
     cache: Path, journal: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,6 +227,9 @@ def inspect_run(
 def failures(
     run: Stored,
     step: Annotated[str | None, typer.Option(help="Of this step only.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="EXPR", help='Only like: failure.kind == "TimeoutError".')
+    ] = None,
     details: Annotated[
         bool, typer.Option("--details", help="With traceback or raw reply.")
     ] = False,
@@ -239,7 +242,56 @@ def failures(
     with told(debug=debug, as_json=as_json):
         from asyncdistil.cli import failed
 
-        failed.failures(run, cache_dir, step=step, details=details, with_rows=rows, as_json=as_json)
+        failed.failures(
+            run,
+            cache_dir,
+            step=step,
+            where=where,
+            details=details,
+            with_rows=rows,
+            as_json=as_json,
+        )
+
+
+@app.command()
+def retry(
+    wanted: Annotated[
+        str, typer.Argument(metavar="RUN", help="A script, a YAML file, or a stored run as NAME.")
+    ],
+    arguments: Arguments = None,
+    step: Annotated[str, typer.Option(help="Rows of this step only.")] = "",
+    where: Annotated[
+        str, typer.Option(metavar="EXPR", help="Only such rows; with --step, good ones too.")
+    ] = "",
+    with_: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="PARAM=VALUE", help="A parameter for these rows alone."),
+    ] = None,
+    run: Annotated[str, typer.Option(help="Id of the run, if RUN is a script.")] = "",
+    pipeline: Which = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print all that the library logs.")
+    ] = False,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Ask failed rows of a stored run anew, nothing else."""
+    with told(debug=debug, as_json=as_json, hide=wanted):
+        from asyncdistil.cli import retried
+
+        retried.retry(
+            wanted,
+            arguments or (),
+            cache_dir,
+            run=run,
+            step=step,
+            where=where,
+            parameters=with_ or (),
+            pipeline_name=pipeline,
+            as_json=as_json,
+            verbose=verbose,
+        )
 
 
 @app.command()

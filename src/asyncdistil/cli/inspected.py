@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from asyncdistil.batch import Row
 from asyncdistil.cli.ending import UsageError, show_json
 from asyncdistil.cli.plain import json_ready, printable, table
-from asyncdistil.cli.stored import opened_run
+from asyncdistil.cli.stored import condition_of, opened_run
 from asyncdistil.supervisor.stored_run import StoredRun
+
+if TYPE_CHECKING:
+    from asyncdistil.pipeline.condition import Condition
 
 _HEAD_ROWS = 10
 _SEED = 0
@@ -38,7 +41,7 @@ def inspect(
 
     Raises:
         UsageError: Nothing of the name is stored, or the condition can't be read.
-        UserError: The run has no such step.
+        UserError: The run has no such step, or its rows no such column.
     """
     name, run = opened_run(wanted, cache_dir)
     with run:
@@ -48,7 +51,7 @@ def inspect(
         step = step or _only_leaf(run)
         rows: Iterable[Row] = run.rows(step)
         if where:
-            rows = filter(condition(where), rows)
+            rows = _found(run, step, condition_of(where))
         if sample is not None:
             rows = _sampled(rows, sample)
         elif head is not None or not (schema or to):
@@ -94,33 +97,17 @@ def _show_steps(name: str, run: StoredRun, *, as_json: bool) -> None:
         typer.echo(line)
 
 
-def condition(text: str) -> Callable[[Row], bool]:
-    """A test of rows: an expression of jinja2 over the columns, such as ``score > 3``.
-
-    Raises:
-        UsageError: It can't be read.
-    """
-    import jinja2.sandbox
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment()
-    try:
-        compiled = environment.compile_expression(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise UsageError(
-            f"--where {text!r} can't be read ({error.message}): write a condition on columns, for "
-            "example --where 'score > 3 and \"cat\" in text'"
-        ) from None
-
-    def test(row: Row) -> bool:
-        try:
-            return bool(compiled(**{str(key): value for key, value in row.items()}, row=row))
-        except (TypeError, jinja2.UndefinedError):
-            # A row without the column, or with None in it, meets no condition on it.
-            return False
-        except Exception as error:
-            raise UsageError(f"--where {text!r} can't be applied to a row: {error}") from None
-
-    return test
+def _found(run: StoredRun, step: str, condition: Condition) -> Iterator[Row]:
+    """Rows of a step that meet a condition; it may ask how a row failed."""
+    columns: set[str] = set()
+    for part, _, commit, first in run.parts(step):
+        failures = {each.output_row: each.failure for each in commit.failures}
+        for output, row in enumerate(run.read(part), first):
+            columns.update(map(str, row))
+            if condition(row, failures.get(output)):
+                yield row
+    if columns:
+        condition.check_columns(columns)
 
 
 def _sampled(rows: Iterable[Row], count: int) -> list[Row]:

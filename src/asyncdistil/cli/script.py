@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from asyncdistil.cli.progress import ProgressDisplay
     from asyncdistil.pipeline import Pipeline
 
-_FILES = frozenset({".yaml", ".yml", ".json"})
+FILES = frozenset({".yaml", ".yml", ".json"})
 
 
 def parameters_of(given: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -27,14 +27,19 @@ def parameters_of(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: A text has another form.
     """
+    return nested(given, option="--param")
+
+
+def nested(given: Sequence[str], *, option: str) -> dict[str, dict[str, Any]]:
+    """As `parameters_of`, for another option of that form."""
     parameters: dict[str, dict[str, Any]] = {}
     for text in given:
         path, equals, value = text.partition("=")
         names = path.split(".")
         if not equals or len(names) < 2 or not all(names):
             raise UsageError(
-                f"--param {text!r} can't be read: write step.key=value, for example "
-                "--param rewrite.input_batch_size=10"
+                f"{option} {text!r} can't be read: write step.key=value, for example "
+                f"{option} rewrite.input_batch_size=10"
             )
         inner: dict[str, Any] = parameters
         for name in names[:-1]:
@@ -75,7 +80,7 @@ def run_script(
     token = WATCHER.set(display)
     try:
         with redirect_stdout(_output(as_json=as_json)):
-            if path.suffix in _FILES:
+            if path.suffix in FILES:
                 from asyncdistil.cli.declared import read_pipeline
 
                 read_pipeline(path).run()

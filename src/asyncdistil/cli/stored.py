@@ -5,10 +5,15 @@ from __future__ import annotations
 from contextlib import closing
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asyncdistil.cli.ending import UsageError
+from asyncdistil.errors import ConditionError
 from asyncdistil.log import StoreReader, stores
 from asyncdistil.supervisor.stored_run import StoredRun
+
+if TYPE_CHECKING:
+    from asyncdistil.pipeline.condition import Condition
 
 _SHORTEST_ID = 4
 
@@ -53,6 +58,20 @@ def opened_run(wanted: str, cache_dir: Path | None) -> tuple[str, StoredRun]:
     close = get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "`asyncdistil cache ls` lists them"
     raise UsageError(f"nothing is stored under the name {name!r} in {folder}: {hint}")
+
+
+def condition_of(text: str) -> Condition:
+    """Read a condition on rows.
+
+    Raises:
+        UsageError: It can't be read.
+    """
+    from asyncdistil.pipeline.condition import Condition
+
+    try:
+        return Condition(text)
+    except ConditionError as error:
+        raise UsageError(str(error)) from None
 
 
 def _has_run(folder: Path, name: str, run: str) -> bool:

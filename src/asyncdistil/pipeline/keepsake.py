@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from asyncdistil.errors import DataError
-from asyncdistil.log.events import RunBegin
+from asyncdistil.steps.load_dicts import LoadDataFromDicts
 from asyncdistil.supervisor.stored_run import StoredRun
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def keep_pipeline(root: Path, run: str, description: Mapping[str, Any]) -> None:
         draft.replace(folder / PIPELINE_FILE)
 
 
-def kept_pipeline(root: Path, begin: RunBegin, *, cache_dir: Path) -> Pipeline:
-    """Build the pipeline of a stored run.
+def kept_pipeline(run: StoredRun) -> Pipeline:
+    """Build the pipeline of a stored run; loaders of given rows get the rows that are stored.
 
     Raises:
         DataError: It was not kept, because its steps have code of their own; or it names classes
@@ -66,10 +66,15 @@ def kept_pipeline(root: Path, begin: RunBegin, *, cache_dir: Path) -> Pipeline:
     """
     from asyncdistil.pipeline import Pipeline
 
-    path = folder_of_run(root, begin.run) / PIPELINE_FILE
+    root = run.store.root
+    path = folder_of_run(root, run.begin.run) / PIPELINE_FILE
     if not path.is_file():
         raise DataError("some of them have code of their own, which is in no file")
-    return Pipeline.from_yaml(path, cache_dir=cache_dir)
+    pipeline = Pipeline.from_yaml(path, cache_dir=root.parent.parent)
+    for name, step in pipeline.steps.items():
+        if isinstance(step, LoadDataFromDicts) and not step.data:
+            step.data = list(run.rows(name))
+    return pipeline
 
 
 @contextmanager

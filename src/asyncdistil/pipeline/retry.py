@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from asyncdistil.pipeline.pipeline import Pipeline
 
 Parameters = Mapping[str, Mapping[str, Any]]
+Runs = Sequence[tuple[RunBegin, RunEnd | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def prepare_retry(pipeline: Pipeline, options: RunOptions, wish: Wish) -> Prepar
     )
     return PreparedRetry(
         **{each.name: getattr(usual, each.name) for each in fields(usual) if each.name != "retry"}
-        | {"complete_key": _key(usual, retry)},
+        | {"complete_key": _key(usual, retry, _end_of(runs, base))},
         retry=retry,
         changed=changed,
         mended=mended,
@@ -199,7 +200,7 @@ def _again(usual: PreparedRun, changed: PreparedRun, name: StepName) -> Digest:
     return old.lineage if old.identity.digest == new.identity.digest else new.lineage
 
 
-def _runs(prepared: PreparedRun) -> Sequence[tuple[RunBegin, RunEnd | None]]:
+def _runs(prepared: PreparedRun) -> Runs:
     reader = StoreReader.open(prepared.cache_dir, prepared.name)
     if reader is None:
         raise UnknownRun(
@@ -212,7 +213,7 @@ def _runs(prepared: PreparedRun) -> Sequence[tuple[RunBegin, RunEnd | None]]:
 
 def _base(
     usual: PreparedRun,
-    runs: Sequence[tuple[RunBegin, RunEnd | None]],
+    runs: Runs,
     wish: Wish,
     again: Mapping[StepName, Digest],
 ) -> RunBegin:
@@ -249,9 +250,20 @@ def _request(base: RunId, wish: Wish, again: Mapping[StepName, Digest]) -> Diges
     return Digest(xxh3_128_digest(canonical_bytes("asyncdistil/retry/1", preimage)))
 
 
-def _key(usual: PreparedRun, retry: Retry) -> Digest:
-    """What the dataset is found by: a run's own key only if nothing was changed for some rows."""
-    if all(each.again == each.lineage for each in retry.steps):
-        return usual.complete_key
+def _end_of(runs: Runs, base: RunBegin) -> Digest:
+    """Key of the dataset of a run."""
+    end = next(e for b, e in reversed(runs) if b.run == base.run)
+    assert end is not None, "only runs that ended can be mended"
+    return end.key
+
+
+def _key(usual: PreparedRun, retry: Retry, mended: Digest) -> Digest:
+    """What the dataset is found by.
+
+    The key of a run only if a run would give the same: of the same data and reading policies,
+    with nothing changed for some rows.
+    """
+    if usual.complete_key == mended and all(s.again == s.lineage for s in retry.steps):
+        return mended
     preimage = {"usual": usual.complete_key, "retry": retry.request}
     return Digest(xxh3_128_digest(canonical_bytes("asyncdistil/retried/1", preimage)))
