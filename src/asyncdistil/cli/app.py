@@ -12,7 +12,7 @@ from asyncdistil.cli.ending import told
 
 app = typer.Typer(
     name="asyncdistil",
-    help="Pipelines of synthetic data: finished work is never lost, paid twice or stale.",
+    help="Pipelines of synthetic data: no work is lost, paid twice or stale.",
     no_args_is_help=True,
     # Boxes would take the help past a screen, and the import of their library half a second.
     rich_markup_mode=None,
@@ -309,6 +309,27 @@ def report(
         from asyncdistil.cli import reported
 
         reported.report(run, to, cache_dir, as_json=as_json)
+
+
+@app.command()
+def ui(
+    wanted: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN|DIR]", help="A run, or a cache directory; all without it."),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on.", show_default="a free one")
+    ] = 0,
+    browse: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show runs in a browser while they go on."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import live
+
+        live.serve(wanted, cache_dir, port=port, browse=browse, as_json=as_json)
 
 
 @app.command()
