@@ -64,7 +64,7 @@ def test_inputs_that_coverage_leads_to_are_read_or_refused(
     faults: Any, tmp_path: Path, target: str
 ) -> None:
     if importlib.util.find_spec("atheris") is None:
-        pytest.skip("atheris is not installed: it has wheels for Linux and CPython 3.11 to 3.13")
+        pytest.skip("atheris is not installed: it has wheels for Linux and CPython 3.11 to 3.14")
     seconds = int(faults.share_seconds or 3_600)
     begin = ["-seed=" + str(faults.rng().randrange(1, 1 << 31)), f"-max_len={LONGEST}"]
     limits = [f"-max_total_time={seconds}", "-timeout=60", "-rss_limit_mb=2500"]

@@ -62,6 +62,10 @@ def holds_the_interpreter() -> None:
     re.match("(a+)+$", "a" * 60 + "b")
 
 
+def stops() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "killed": killed,
     "segmentation fault": segmentation_fault,
@@ -74,8 +78,10 @@ FAULTS: dict[str, Callable[[], None]] = {
     "sleeps": sleeps,
     "loops": loops,
     "holds the interpreter": holds_the_interpreter,
+    "is stopped": stops,
 }
-DEATHS = [fault for fault in FAULTS if fault not in {"sleeps", "loops", "holds the interpreter"}]
+_HANGING = {"sleeps", "loops", "holds the interpreter", "is stopped"}
+DEATHS = [fault for fault in FAULTS if fault not in _HANGING]
 HANGS = [fault for fault in FAULTS if fault not in DEATHS]
 
 
@@ -262,6 +268,15 @@ def forks() -> None:
         os._exit(0)
 
 
+def forks_again_and_again() -> None:
+    worker = os.getpid()
+    for _ in range(5):  # each of them in all of them: 31 more
+        os.fork()
+    if os.getpid() != worker:
+        threading.Event().wait(3600)
+        os._exit(0)
+
+
 def leaves_a_thread() -> None:
     threading.Thread(target=threading.Event().wait, args=(3600,)).start()
 
@@ -284,6 +299,7 @@ HABITS: dict[str, Callable[[], None]] = {
     "prints a lot": prints_a_lot,
     "leaves a grandchild": leaves_a_grandchild,
     "forks": forks,
+    "forks again and again": forks_again_and_again,
     "leaves a thread": leaves_a_thread,
     "ignores termination": ignores_termination,
     "changes the mask": changes_the_mask,

@@ -58,7 +58,7 @@ class Launcher(Protocol):
         ...
 
     def stop(self, process: Process, grace_seconds: float) -> Awaitable[int]:
-        """Ask it to end, then kill it; returns once it is reaped."""
+        """Ask it to end, then kill it; returns once it is reaped and its children are gone."""
         ...
 
 
@@ -165,8 +165,7 @@ class Workforce:
         """Leave no process behind, whatever happened before."""
         self._ending = True
         processes = [w.process for w in self._workers.values() if w.process is not None]
-        alive = [process for process in processes if process.returncode is None]
-        stops = [self._launcher.stop(process, grace_seconds) for process in alive]
+        stops = [self._launcher.stop(process, grace_seconds) for process in processes]
         await asyncio.gather(*stops)
         for task in list(self._tasks):
             task.cancel()
@@ -205,6 +204,12 @@ class Workforce:
         if worker.channel is not None:
             worker.channel.drain_and_close()
         self._lost(command.worker, _cause(code, worker.broke_protocol))
+        try:
+            # Its children were killed with it. While some still die, the run has not ended.
+            await self._launcher.stop(process, 0)
+        except AsyncDistilError as error:
+            self._on_error(error)
+        worker.process = None
 
     async def _spawn(self, command: Spawn) -> Process:
         worker = self._workers[command.worker]

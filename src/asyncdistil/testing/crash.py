@@ -43,6 +43,7 @@ _START = f'export {_SUPERVISOR}=$$; exec "$@"'
 _PATIENCE_SECONDS = 90.0
 _POLL_SECONDS = 0.002
 _OURS = ("LOCK", "NAME", "checkpoint.adk", "reserve", "in-flight")
+_OF_A_RUN = ("pipeline.yaml", "pipeline.log")
 _KINDS = {".adc": "commits", ".ads": "segments", ".bin": "quarantine", ".txt": "quarantine"}
 
 
@@ -251,6 +252,8 @@ class Scene:
         for path in sorted(self.cache.glob("pipelines/*/**/*")):
             parts = path.relative_to(self.cache / "pipelines").parts[1:]
             if path.is_dir() or (parts[0] == "exports" and path.suffix == ".arrow"):
+                continue
+            if parts[0] == "runs" and parts[-1] in _OF_A_RUN:
                 continue
             if parts not in {(name,) for name in _OURS} and _KINDS.get(path.suffix) != parts[0]:
                 found.append(str(path))
