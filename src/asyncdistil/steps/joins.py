@@ -13,7 +13,8 @@ from asyncdistil.typing import StepColumns
 class GroupColumns(RowStep):
     """Put a column of every branch into one list, in the order in which they were connected.
 
-    The other columns are those of the first branch; ``distilabel_metadata`` is merged.
+    Of another column that several branches have the last one counts; ``distilabel_metadata`` is
+    merged.
 
     Attributes:
         columns: Columns that every branch has.
@@ -51,13 +52,14 @@ class GroupColumns(RowStep):
         return tuple(column for column in self.columns if column not in self.outputs)
 
     def transform(self, *rows: Row) -> Row:
-        """Return the first row with the lists in place of the columns."""
-        grouped = {
-            name: [row[column] for row in rows]
-            for column, name in zip(self.columns, self.outputs, strict=True)
-        }
-        rest = {name: value for name, value in rows[0].items() if name not in self.columns}
-        return rest | _merged(rows) | grouped
+        """Return one row with the lists in place of the columns."""
+        names = dict(zip(self.columns, self.outputs, strict=True))
+        grouped = {name: [row[column] for row in rows] for column, name in names.items()}
+        combined: Row = {}
+        for row in rows:
+            # A list stands where its column stood.
+            combined |= {names.get(column, column): value for column, value in row.items()}
+        return combined | _merged(rows) | grouped
 
 
 class CombineOutputs(RowStep):

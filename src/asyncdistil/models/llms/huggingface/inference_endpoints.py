@@ -124,8 +124,9 @@ class InferenceEndpointsLLM(RemoteLLM, MagpieChatTemplate):
 
     @property
     def model_name(self) -> str:
-        """Display name, hub id, endpoint or URL: the first that is known."""
-        return self.model_display_name or self.model_id or self.endpoint_name or self._service_url()
+        """Display name, hub id, endpoint or URL as given: the first that is known."""
+        known = (self.model_display_name, self.model_id, self.endpoint_name, self.base_url)
+        return next(filter(None, known), self._service_url())
 
     @property
     def _at_router(self) -> bool:
