@@ -25,6 +25,7 @@ _VALUE_CHARACTERS = 1200
 _FAILURE_BYTES = 300_000
 _SAMPLE_BYTES = 400_000
 _KEY_BYTES = 400_000
+_KINDS = {"row": "row-wise", "batch": "batch-wise"}
 
 
 class Allowance:
@@ -48,13 +49,14 @@ class Allowance:
         return text
 
 
-def figures_of(name: str, run: StoredRun, *, state: str = "") -> dict[str, Any]:
+def figures_of(name: str, run: StoredRun, *, state: str = "", home: str = "") -> dict[str, Any]:
     """Everything that the page of a run shows.
 
     Args:
         name: Of the pipeline.
         run: Open; stays open.
         state: What is known of a run that has not ended, in words.
+        home: Address of the list of runs, if there is one.
 
     Raises:
         LogError: The store can't be read. Sample rows that are damaged are left out.
@@ -67,6 +69,7 @@ def figures_of(name: str, run: StoredRun, *, state: str = "") -> dict[str, Any]:
     }
     return {
         "name": name,
+        "home": home,
         "version": __version__,
         "run": run.begin.run,
         "under_way": run.end is None,
@@ -76,7 +79,13 @@ def figures_of(name: str, run: StoredRun, *, state: str = "") -> dict[str, Any]:
         "lanes": len(timeline.lanes),
         "most_lanes": MOST_LANES,
         "untimed": timeline.untimed,
-        "steps": [{**_figures(step), "spark": sparks.get(step.name, "")} for step in steps],
+        "steps": [
+            {
+                **_figures(step, timeline.spans.get(step.name, step.seconds)),
+                "spark": sparks.get(step.name, ""),
+            }
+            for step in steps
+        ],
         "longest_seconds": max((step.seconds for step in steps), default=0.0),
         "total": _total(steps),
         "failures": _failures(run),
@@ -110,7 +119,9 @@ def time_of(seconds: float) -> str:
 
 def _picture(run: StoredRun) -> str:
     boxes = [
-        Box(step.name, f"{step.rows:,} rows, {step.kind}", _shares(run, step))
+        Box(
+            step.name, f"{step.rows:,} rows, {_KINDS.get(step.kind, step.kind)}", _shares(run, step)
+        )
         for step in run.steps.values()
     ]
     known = {box.name for box in boxes}
@@ -138,8 +149,9 @@ def _shares(run: StoredRun, step: StoredStep) -> dict[str, float]:
     }
 
 
-def _figures(step: StoredStep) -> dict[str, Any]:
+def _figures(step: StoredStep, span_seconds: float) -> dict[str, Any]:
     usage = step.usage
+    tokens = usage.input_tokens + usage.output_tokens
     return {
         "step": step.name,
         "kind": step.kind,
@@ -149,11 +161,9 @@ def _figures(step: StoredStep) -> dict[str, Any]:
         "failed": step.failed,
         "filtered": step.filtered,
         "seconds": step.seconds,
-        "rate": step.inputs_computed / step.seconds if step.seconds else None,
+        "rate": step.inputs_computed / span_seconds if span_seconds else None,
         **_paid(usage),
-        "tokens_rate": (usage.input_tokens + usage.output_tokens) / step.seconds
-        if step.seconds
-        else None,
+        "tokens_rate": tokens / span_seconds if span_seconds else None,
     }
 
 

@@ -66,6 +66,7 @@ class Timeline:
         lanes: Step by step.
         taken_up: Seconds at which the run was taken up again.
         rates: Per step its output rows per second, over equal parts of the time.
+        spans: Per step the seconds from its first work to its last.
         untimed: Commits without a time, as older logs have them.
     """
 
@@ -73,6 +74,7 @@ class Timeline:
     lanes: list[Lane] = field(default_factory=list)
     taken_up: list[float] = field(default_factory=list)
     rates: dict[str, list[float]] = field(default_factory=dict)
+    spans: dict[str, float] = field(default_factory=dict)
     untimed: int = 0
 
 
@@ -98,7 +100,11 @@ def timeline_of(run: StoredRun) -> Timeline:
     made.seconds = offsets[-1]
     made.taken_up = [offset for offset, took in zip(offsets[1:], parts[1:], strict=False) if took]
     for name, commits in own:
-        made.lanes += _lanes(name, commits, offsets)
+        lanes = _lanes(name, commits, offsets)
+        made.lanes += lanes
+        works = [work for lane in lanes for work in lane.works]
+        if works:
+            made.spans[name] = max(end for _, end in works) - min(begin for begin, _ in works)
         if commits and made.seconds:
             made.rates[name] = _rates(commits, offsets, made.seconds)
     return made
