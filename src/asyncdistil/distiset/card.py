@@ -158,6 +158,8 @@ def _remarks(distiset: Distiset) -> list[str]:
         for step, count in distiset.failures.items()
         if isinstance(count, int)
     ]
+    if distiset.partial:
+        remarks.insert(0, "The run had not ended: this is what it had made so far.")
     return remarks + [note for notes in distiset.notes.values() for note in notes]
 
 

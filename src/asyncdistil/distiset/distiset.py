@@ -27,12 +27,14 @@ class Distiset(LazyDatasets):
         citations: BibTeX entries of what the pipeline implements.
         failures: Failed rows per step, where there are any.
         notes: Per configuration the columns that had to change form, one sentence each.
+        partial: Whether the run had not ended, so that more rows are to come.
         report: Plain data about the run.
     """
 
     citations: list[str]
     failures: dict[str, Any]
     notes: dict[str, tuple[str, ...]]
+    partial: bool
     report: Any
 
     def __init__(
@@ -45,7 +47,11 @@ class Distiset(LazyDatasets):
         self.citations = []
         self.failures = {}
         self.notes = {}
+        self.partial = False
         self.report = None
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}{', of a run that has not ended' if self.partial else ''}"
 
     @classmethod
     def from_emits(

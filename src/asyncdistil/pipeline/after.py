@@ -81,6 +81,24 @@ class AfterRuns:
         wish = _wish(step, where, parameters, run)
         return await runs.aretry(cast("Pipeline", self), RunOptions(**options), wish)
 
+    def partial(self, run: str = "") -> Distiset:
+        """Return the dataset as far as it is there: while a run goes on, or after it stopped.
+
+        May be called from any thread, and from another process than the run's; it takes no lock
+        and holds nothing up. Rows are in source order, those whose place is not known yet behind
+        all others. ``distiset.partial`` says whether more is to come; rows are in memory.
+
+        Args:
+            run: Id of the run, or how it begins; by default the newest one.
+
+        Raises:
+            UnknownRun: Nothing is stored, or there is no such run.
+            LogError: What is stored can't be read.
+        """
+        from asyncdistil.pipeline.partial import partial
+
+        return partial(cast("Pipeline", self), run)
+
 
 def _wish(
     step: str, where: str, parameters: Mapping[str, Mapping[str, Any]] | None, run: str

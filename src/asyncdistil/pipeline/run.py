@@ -22,10 +22,12 @@ from asyncdistil.errors import Interrupted
 from asyncdistil.log import SegmentReader, StoreReader
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.outcome import to_distiset
+from asyncdistil.pipeline.partial import partial
 from asyncdistil.pipeline.planning import PreparedRun, build_plan
 from asyncdistil.pipeline.retry import PreparedRetry, Wish, prepare_retry, retried_dataset
 from asyncdistil.pipeline.session import Finished, Session, complete_hit, interrupted
 from asyncdistil.pipeline.watch import WATCHER
+from asyncdistil.supervisor.stored_run import UnknownRun
 
 if TYPE_CHECKING:
     from asyncdistil.pipeline.pipeline import Pipeline
@@ -209,6 +211,17 @@ class Stream:
             raise StopAsyncIteration
         step, slices = item
         return StreamedBatch(step, await anyio.to_thread.run_sync(self._read, slices))
+
+    def partial(self) -> Distiset:
+        """The dataset as far as the run has come; from any thread, without holding it up.
+
+        Raises:
+            UnknownRun: The run has not begun: ask for its first row before.
+        """
+        run = None if self._session is None else self._session.run
+        if run is None:
+            raise UnknownRun("the run has not begun: it begins with the first row asked for")
+        return partial(self._pipeline, run)
 
     async def aclose(self) -> None:
         """Stop the run in order if it still goes on, and wait for its end."""

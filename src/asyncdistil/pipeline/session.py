@@ -112,6 +112,10 @@ class Session:
         on_rows: Receives durable leaf rows; called in the session's thread.
         on_turn: Receives the counters after every turn, in place of the context's watcher;
             called in the session's thread.
+
+    Attributes:
+        ended: Set when nothing of it goes on any more.
+        run: Its id, once it stands in the log.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class Session:
         self._stop: AsyncDistilError | None = None
         self._lock = threading.Lock()
         self._finished: Finished | None = None
+        self.run: RunId | None = None
         self._error: BaseException | None = None
         self.ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asyncdistil-supervisor")
@@ -317,6 +322,7 @@ class Session:
             data=tuple(s.data_identity or NO_DIGEST for s in plan.steps if s.kind == "generator"),
         )
         store.append([begin])
+        self.run = run
         with (
             closing(store.reader()) as reader,
             closing(InFlight(store.root, run, len(plan.steps))) as in_flight,
