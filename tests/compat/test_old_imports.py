@@ -70,8 +70,8 @@ def test_a_module_that_nobody_has_is_not_found() -> None:
 
 
 def test_an_old_module_says_what_to_write_instead_of_a_lost_name() -> None:
-    with pytest.raises(ImportError, match=r"'UMAP'.*write a GlobalStep"):
-        from asyncdistil.steps.clustering.umap import UMAP  # noqa: F401
+    with pytest.raises(ImportError, match=r"'MlxLLM'.*start mlx_lm.server"):
+        from asyncdistil.models.llms.mlx import MlxLLM  # noqa: F401
     with pytest.raises(ImportError, match="nearest name is 'OpenAILLM'"):
         from asyncdistil.llms import OpenAILM  # noqa: F401
 

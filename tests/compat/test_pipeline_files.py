@@ -246,7 +246,7 @@ def test_a_list_of_models_is_read_as_distilabel_writes_it() -> None:
 def test_all_unknown_classes_are_in_one_error() -> None:
     data = declared(
         [
-            step("a", "distilabel.steps.clustering.umap", "UMAP"),
+            step("a", "distilabel.pipeline.ray", "RayPipeline"),
             step("b", "distilabel.steps", "KeepColumn", columns=["x"]),
             step("c", "elsewhere.steps", "Theirs"),
             step("d", "os", "system"),
@@ -254,7 +254,7 @@ def test_all_unknown_classes_are_in_one_error() -> None:
     )
     with pytest.raises(DataError) as refused:
         Pipeline.from_dict(data)
-    for part in ("UMAP", "'KeepColumns'", "elsewhere.steps.Theirs", "os.system"):
+    for part in ("RayPipeline", "'KeepColumns'", "elsewhere.steps.Theirs", "os.system"):
         assert part in str(refused.value)
 
 

@@ -28,24 +28,26 @@ _HOMES: dict[str, str] = {
     ),
     "pipeline.options": "LoadGroups",
     "steps": (
-        "CombineOutputs ConversationTemplate DataSampler DeitaFiltering EmbeddingDedup "
+        "CombineOutputs ConversationTemplate DBSCAN DataSampler DeitaFiltering EmbeddingDedup "
         "EmbeddingGeneration ExpandColumns FaissNearestNeighbour FormatChatGenerationDPO "
         "FormatChatGenerationSFT FormatTextGenerationDPO FormatTextGenerationSFT GeneratorStep "
         "GlobalStep GroupColumns KeepColumns LoadDataFromDicts LoadDataFromDisk "
-        "LoadDataFromFileSystem LoadDataFromHub MergeColumns MinHashDedup PushToHub "
-        "RewardModelScore Step StepResources TruncateTextColumn make_generator_step"
+        "LoadDataFromFileSystem LoadDataFromHub MergeColumns MinHashDedup PreferenceToArgilla "
+        "PushToHub RewardModelScore Step StepResources TextGenerationToArgilla TruncateTextColumn "
+        "UMAP make_generator_step"
     ),
+    "steps.argilla": "ArgillaBase",
     "steps.decorator": "step",
     "steps.tasks": (
-        "APIGenExecutionChecker APIGenGenerator APIGenSemanticChecker BitextRetrievalGenerator "
-        "CLAIR ChatGeneration ComplexityScorer EmbeddingTaskGenerator EvolComplexity "
-        "EvolComplexityGenerator EvolInstruct EvolInstructGenerator EvolQuality FormatPRM "
-        "GenerateEmbeddings GenerateLongTextMatchingData GenerateSentencePair "
+        "APIGenExecutionChecker APIGenGenerator APIGenSemanticChecker ArgillaLabeller "
+        "BitextRetrievalGenerator CLAIR ChatGeneration ComplexityScorer EmbeddingTaskGenerator "
+        "EvolComplexity EvolComplexityGenerator EvolInstruct EvolInstructGenerator EvolQuality "
+        "FormatPRM GenerateEmbeddings GenerateLongTextMatchingData GenerateSentencePair "
         "GenerateShortTextMatchingData GenerateTextClassificationData GenerateTextRetrievalData "
         "GeneratorTask Genstruct GlobalTask ImageGeneration ImageTask InstructionBacktranslation "
         "Magpie MagpieGenerator MathShepherdCompleter MathShepherdGenerator "
         "MonolingualTripletGenerator PairRM PrepareExamples PrometheusEval QualityScorer "
-        "SelfInstruct StructuredGeneration Task TextClassification TextGeneration "
+        "SelfInstruct StructuredGeneration Task TextClassification TextClustering TextGeneration "
         "TextGenerationWithImage URIAL UltraFeedback task"
     ),
     "typing": "GeneratorStepOutput StepColumns StepInput StepOutput",
@@ -78,28 +80,16 @@ HOME: dict[str, str] = {
 } | _RENAMED
 """Name to the module below ``asyncdistil`` that has it; ``module:other`` if it is renamed."""
 
-_NO_ARGILLA = (
-    "records are not written to Argilla from here: export the dataset with Distiset.push_to_hub "
-    "and import it there"
-)
-_NO_CLUSTERS = "there is no clustering step: write a GlobalStep around the library of your choice"
 _SERVED = "start the engine's own server and use OpenAIEmbeddings with its base_url"
 
 ABSENT: dict[str, str] = {
     "ArenaHard": "it is defined in an example of distilabel's documentation, not in a release",
-    "ArgillaBase": _NO_ARGILLA,
-    "ArgillaLabeller": _NO_ARGILLA,
     "DAG": "Pipeline.graph gives a copy of the wiring",
-    "DBSCAN": _NO_CLUSTERS,
     "LlamaCppEmbeddings": _SERVED,
     "MlxLLM": "start mlx_lm.server and use OpenAILLM with its base_url",
-    "PreferenceToArgilla": _NO_ARGILLA,
     "RayPipeline": "use Pipeline, which runs on one machine",
     "RequirementsMixin": "use the decorator asyncdistil.pipeline.requirements",
     "SignatureMixin": "every step has identity(), which names all that can change its rows",
-    "TextClustering": _NO_CLUSTERS,
-    "TextGenerationToArgilla": _NO_ARGILLA,
-    "UMAP": _NO_CLUSTERS,
     "create_distiset": "a run returns its Distiset; Distiset.from_rows makes one of rows",
     "setup_logging": "a run leaves the logging of its program alone: configure it as you like",
     "vLLMEmbeddings": _SERVED,

@@ -22,7 +22,9 @@ from asyncdistil.steps.step import Step
 from asyncdistil.typing import GeneratorStepOutput, StepColumns, StepInput, StepOutput
 
 if TYPE_CHECKING:
+    from asyncdistil.steps.argilla import PreferenceToArgilla, TextGenerationToArgilla
     from asyncdistil.steps.arrange import JoinColumns, Sample, Sort
+    from asyncdistil.steps.clustering import DBSCAN, UMAP
     from asyncdistil.steps.columns import ExpandColumns, KeepColumns, MergeColumns
     from asyncdistil.steps.data_sampler import DataSampler
     from asyncdistil.steps.deduplication import EmbeddingDedup, ExactDedup, MinHashDedup
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from asyncdistil.steps.load_hub import LoadDataFromHub
     from asyncdistil.steps.push_to_hub import PushToHub
     from asyncdistil.steps.reward_model import RewardModelScore
+    from asyncdistil.steps.tasks.text_clustering import TextClustering
     from asyncdistil.steps.training_formats import (
         ConversationTemplate,
         FormatChatGenerationDPO,
@@ -63,6 +66,7 @@ _BASIC = {
 }
 _GALLERY = {
     "ConversationTemplate": "training_formats",
+    "DBSCAN": "clustering",
     "DataSampler": "data_sampler",
     "DeitaFiltering": "deita",
     "EmbeddingDedup": "deduplication",
@@ -75,17 +79,23 @@ _GALLERY = {
     "FormatTextGenerationSFT": "training_formats",
     "JoinColumns": "arrange",
     "MinHashDedup": "deduplication",
+    "PreferenceToArgilla": "argilla",
     "PushToHub": "push_to_hub",
     "RewardModelScore": "reward_model",
     "Sample": "arrange",
     "Sort": "arrange",
+    "TextClustering": "tasks.text_clustering",
+    "TextGenerationToArgilla": "argilla",
     "TruncateTextColumn": "truncate",
+    "UMAP": "clustering",
 }
 _WHERE = _BASIC | _GALLERY
 """Imported on first use: a worker has one step, and making all these classes takes it 20 ms."""
 
 __all__ = [
     "CURRENT_PIPELINE",
+    "DBSCAN",
+    "UMAP",
     "BaseStep",
     "CombineOutputs",
     "ConversationTemplate",
@@ -119,6 +129,7 @@ __all__ = [
     "MergeColumns",
     "MinHashDedup",
     "PipelineLike",
+    "PreferenceToArgilla",
     "PushToHub",
     "RewardModelScore",
     "RoutingBatchFunction",
@@ -130,6 +141,8 @@ __all__ = [
     "StepInput",
     "StepOutput",
     "StepResources",
+    "TextClustering",
+    "TextGenerationToArgilla",
     "TruncateTextColumn",
     "describe_failure",
     "make_generator_step",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         APIGenSemanticChecker,
         PrepareExamples,
     )
+    from asyncdistil.steps.tasks.argilla_labeller import ArgillaLabeller
     from asyncdistil.steps.tasks.base import GeneratorTask, GlobalTask, Task
     from asyncdistil.steps.tasks.clair import CLAIR
     from asyncdistil.steps.tasks.decorator import task
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from asyncdistil.steps.tasks.self_instruct import SelfInstruct
     from asyncdistil.steps.tasks.sentence_pair import GenerateSentencePair
     from asyncdistil.steps.tasks.text_classification import TextClassification
+    from asyncdistil.steps.tasks.text_clustering import TextClustering
     from asyncdistil.steps.tasks.text_generation import (
         ChatGeneration,
         StructuredGeneration,
@@ -64,6 +66,7 @@ _HOMES = {
         "APIGenSemanticChecker",
         "PrepareExamples",
     ),
+    f"{_HERE}.argilla_labeller": ("ArgillaLabeller",),
     f"{_HERE}.base": ("GeneratorTask", "GlobalTask", "Task"),
     f"{_HERE}.clair": ("CLAIR",),
     f"{_HERE}.decorator": ("task",),
@@ -90,6 +93,7 @@ _HOMES = {
     f"{_HERE}.self_instruct": ("SelfInstruct",),
     f"{_HERE}.sentence_pair": ("GenerateSentencePair",),
     f"{_HERE}.text_classification": ("TextClassification",),
+    f"{_HERE}.text_clustering": ("TextClustering",),
     f"{_HERE}.text_generation": (
         "ChatGeneration",
         "StructuredGeneration",
@@ -107,6 +111,7 @@ __all__ = [
     "APIGenExecutionChecker",
     "APIGenGenerator",
     "APIGenSemanticChecker",
+    "ArgillaLabeller",
     "BitextRetrievalGenerator",
     "ChatGeneration",
     "ChatItem",
@@ -144,6 +149,7 @@ __all__ = [
     "StructuredGeneration",
     "Task",
     "TextClassification",
+    "TextClustering",
     "TextGeneration",
     "TextGenerationWithImage",
     "UltraFeedback",
