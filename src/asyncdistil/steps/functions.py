@@ -14,12 +14,21 @@ from asyncdistil.typing import StepColumns
 class Map(RowStep):
     """Call a function with every row; what it returns takes the row's place.
 
-    The function's code is part of the step's identity: changing it makes the step run again.
+    The function's code is part of the step's identity: changing it makes the step run again. What
+    it raises fails its row alone.
+
+    Inputs: ``columns``. Outputs: ``output_columns``.
 
     Attributes:
         function: Takes a row, returns a row, a list of rows, or ``None`` to drop it.
         columns: Columns that it reads.
         output_columns: Columns that it adds or replaces, if they are to be declared.
+
+    Example:
+        >>> from asyncdistil.steps import Map
+        >>> words = Map(function=lambda row: [{"word": word} for word in row["text"].split()])
+        >>> next(words.process([{"text": "to be"}, {"text": "or not"}]))
+        [{'word': 'to'}, {'word': 'be'}, {'word': 'or'}, {'word': 'not'}]
     """
 
     version: ClassVar[int] = 1
@@ -49,11 +58,19 @@ class Map(RowStep):
 
 
 class FilterRows(RowStep):
-    """Keep the rows for which a predicate holds.
+    """Keep the rows for which a predicate holds; the others count as filtered, not as failed.
+
+    Inputs: ``columns``. Outputs: none besides.
 
     Attributes:
-        predicate: Takes a row; the row stays if the answer is true.
+        predicate: Takes a row; the row stays if the answer is true. What it raises fails its row.
         columns: Columns that it reads.
+
+    Example:
+        >>> from asyncdistil.steps import FilterRows
+        >>> long = FilterRows(predicate=lambda row: len(row["text"]) > 3)
+        >>> next(long.process([{"text": "no"}, {"text": "indeed"}]))
+        [{'text': 'indeed'}]
     """
 
     version: ClassVar[int] = 1
