@@ -9,9 +9,11 @@ import typer
 
 from asyncdistil import __version__
 from asyncdistil.cli.ending import told
+from asyncdistil.cli.menu import Menu
 
 app = typer.Typer(
     name="asyncdistil",
+    cls=Menu,
     help="Pipelines of synthetic data: no work is lost, paid twice or stale.",
     no_args_is_help=True,
     # Boxes would take the help past a screen, and the import of their library half a second.
