@@ -13,7 +13,7 @@ _SHORTER = {"--show-completion": "Show completion for the current shell."}
 class Menu(TyperGroup):
     """Commands about a pipeline of one's own first; then those that need none."""
 
-    # The classes behind ``ctx`` and the parameters are typer's own or click's, as its version has it.
+    # What ``ctx`` and the parameters are is typer's own or click's, as its version has it.
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of the help; what is not known here comes last."""
