@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -273,3 +274,74 @@ def test_a_worker_refuses_garbage_from_the_supervisor_after_the_good_messages(
     for _ in range(2):
         with pytest.raises(TransportError, match="no message"):
             worker.receive()
+
+
+def test_a_worker_gets_what_it_gave_back_before_what_came_since(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    worker = Channel(pair[1])
+    assert worker.fileno() == pair[1].fileno()
+    assert not worker.wait(0)
+    pair[0].sendall(b"\x02\0\0\0\x91\x07")
+    (finish,) = worker.receive()
+    worker.put_back([finish])
+    worker.put_back([lease(1), lease(2)])
+    pair[0].sendall(b"\x02\0\0\0\x91\x07")
+    assert worker.wait(0)
+    assert worker.receive(block=False) == [lease(1), lease(2), finish]
+    assert worker.receive(block=False) == [Finish()]
+    assert worker.receive(block=False) == []
+
+
+def test_a_worker_whose_supervisor_died_with_its_messages_unread_learns_that_it_is_gone(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    worker = Channel(pair[1])
+    worker.send(Done())
+    pair[0].close()  # the kernel resets a stream whose data nobody took
+    with pytest.raises(PeerClosed, match="reading"):
+        worker.receive()
+
+
+async def test_half_a_frame_is_no_news(pair: tuple[socket.socket, socket.socket], end: End) -> None:
+    frame = b"\x02\0\0\0\x91" + b"\x2f"
+    for part in (frame[:3], frame[3:5]):
+        pair[1].sendall(part)
+        while _unread(pair[0]):
+            await a_turn()
+        assert (end.batches, end.closes) == (0, [])
+    pair[1].sendall(frame[5:])
+    await end.until_messages(1)
+    assert end.messages == [Done()]
+
+
+async def a_turn() -> None:
+    """Let the loop do what is due."""
+    await asyncio.sleep(0)
+
+
+def _unread(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False
+
+
+async def test_what_is_sent_while_nothing_fits_goes_out_as_soon_as_something_does(
+    pair: tuple[socket.socket, socket.socket], end: End
+) -> None:
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += pair[0].send(bytes(4096))
+    end.channel.send(lease(1))
+    await a_turn()
+    await a_turn()
+    end.channel.send(lease(2))
+    while filled:
+        filled -= len(pair[1].recv(min(filled, 65536)))
+    worker = Channel(pair[1])
+    arrived: list[ToWorker] = []
+    while len(arrived) < 2:
+        arrived += await asyncio.to_thread(worker.receive)
+    assert arrived == [lease(1), lease(2)]

@@ -144,7 +144,7 @@ def _apart(instruction: dis.Instruction) -> list[dis.Instruction]:
     names = _JOINED.get(instruction.opname)
     if names is None:
         return [instruction]
-    return [
+    return [  # pragma: no cover - Python joins them from 3.13 on
         instruction._replace(opname=name, argval=variable, argrepr=variable)
         for name, variable in zip(names, instruction.argval, strict=True)
     ]

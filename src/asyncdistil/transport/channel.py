@@ -77,7 +77,7 @@ class Channel:
                 )
             except BlockingIOError:
                 return []
-            except (ConnectionError, OSError) as error:
+            except OSError as error:
                 raise closed_error("reading") from error
             if not received:
                 raise frames.ended() or closed_error("reading")

@@ -70,11 +70,6 @@ class FrameReader(Generic[T]):
         """Where the next bytes belong; never empty."""
         return self._view[self._kept :]
 
-    @property
-    def partial(self) -> bool:
-        """Whether the bytes so far end inside a frame."""
-        return self._kept > 0
-
     def take(self, received: int) -> list[T]:
         """Account for ``received`` bytes put into `room` and return the messages now whole."""
         messages: list[T] = []
