@@ -33,6 +33,19 @@ def text_of(reply: Any) -> str:
     return str(reply["choices"][0]["message"]["content"])
 
 
+def test_a_function_that_must_be_called_is_called_with_arguments_of_its_schema() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    tool = {"type": "function", "function": {"name": "count", "parameters": schema}}
+    choice = {"type": "function", "function": {"name": "count"}}
+    with ModelServer() as server:
+        asked = ask(server.url, body("how many?", tools=[tool], tool_choice=choice))
+        free = ask(server.url, body("how many?", tools=[tool]))
+    (call,) = asked["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "count"
+    assert isinstance(msgspec.json.decode(call["function"]["arguments"])["n"], int)
+    assert "tool_calls" not in free["choices"][0]["message"]
+
+
 def test_equal_prompts_get_equal_answers_and_others_get_others() -> None:
     with ModelServer(seed=1) as one, ModelServer(seed=2) as two:
         assert text_of(ask(one.url, body("a b"))) == text_of(ask(two.url, body("a b")))

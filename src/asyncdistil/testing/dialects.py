@@ -65,7 +65,18 @@ def _openai_schema(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if wanted.get("type") in {"json_object", "json"}:
         value = wanted.get("value") or wanted.get("schema")
         return value if isinstance(value, dict) else {"type": "object"}
-    return None
+    function = _forced_function(body)
+    return None if function is None else function.get("parameters", {"type": "object"})
+
+
+def _forced_function(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The function that the model must call: clients ask for structured answers in this way."""
+    choice, tools = body.get("tool_choice"), body.get("tools") or []
+    if not tools or not (isinstance(choice, dict) or choice in {"required", "any"}):
+        return None
+    name = choice["function"]["name"] if isinstance(choice, dict) else None
+    functions: list[Mapping[str, Any]] = [tool["function"] for tool in tools]
+    return next((one for one in functions if one["name"] == name), functions[0])
 
 
 def read_chat(body: Mapping[str, Any], path: str) -> Asked:
@@ -109,6 +120,12 @@ def write_chat(asked: Asked, said: Said, ordinal: int) -> dict[str, Any]:
             "finish_reason": reason,
             "logprobs": None,
         }
+        if (function := _forced_function(asked.fields)) is not None:
+            call = {"name": function["name"], "arguments": text}
+            choice["message"] |= {
+                "content": None,
+                "tool_calls": [{"id": f"call-{index}", "type": "function", "function": call}],
+            }
         if asked.fields.get("logprobs") and text:
             choice["logprobs"] = {"content": _logprobs(text, asked.fields.get("top_logprobs") or 0)}
         choices.append(choice)
