@@ -9,7 +9,9 @@ import typer
 
 from asyncdistil import __version__
 from asyncdistil.cli.ending import told
+from asyncdistil.cli.keeping import cache
 from asyncdistil.cli.menu import Menu
+from asyncdistil.cli.options import CacheDir, Debug, Json
 
 app = typer.Typer(
     name="asyncdistil",
@@ -21,22 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-cache = typer.Typer(
-    help="List, look into and check what is stored.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(cache, name="cache")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache-dir",
-        envvar="ASYNCDISTIL_CACHE_DIR",
-        help="Cache directory.",
-        show_default="~/.cache/asyncdistil",
-    ),
-]
 Script = Annotated[
     Path,
     typer.Argument(
@@ -55,7 +43,6 @@ Which = Annotated[
 Stored = Annotated[
     str, typer.Argument(metavar="RUN", help="A pipeline's name, a run's id, or NAME@ID.")
 ]
-Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")]
 
 
 def _version(wanted: bool) -> None:
@@ -365,42 +352,6 @@ def model_server(context: typer.Context) -> None:
     from asyncdistil.testing import model_server as server
 
     server.main([*context.args])
-
-
-@cache.command("ls")
-def cache_ls(cache_dir: CacheDir = None, as_json: Json = False, debug: Debug = False) -> None:
-    """List the pipelines that have something stored."""
-    with told(debug=debug, as_json=as_json):
-        from asyncdistil.cli import cached
-
-        cached.show_all(cache_dir, as_json=as_json)
-
-
-@cache.command("show")
-def cache_show(
-    name: Name, cache_dir: CacheDir = None, as_json: Json = False, debug: Debug = False
-) -> None:
-    """Show the runs of a pipeline, and what is stored of each step."""
-    with told(debug=debug, as_json=as_json):
-        from asyncdistil.cli import cached
-
-        cached.show_one(name, cache_dir, as_json=as_json)
-
-
-@cache.command("verify")
-def cache_verify(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[PIPELINE]", help="One pipeline; all without it.")
-    ] = None,
-    cache_dir: CacheDir = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Read every stored byte and compare it with its checksum; changes nothing."""
-    with told(debug=debug, as_json=as_json):
-        from asyncdistil.cli import cached
-
-        cached.verify(name, cache_dir, as_json=as_json)
 
 
 def main() -> None:

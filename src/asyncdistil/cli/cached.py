@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from asyncdistil.cli.ending import ExitCode, UsageError, show_json
+from asyncdistil.cli.stored import folder_of
+from asyncdistil.cli.tables import show, size, table
 from asyncdistil.errors import CorruptRecord, LogError
 from asyncdistil.log import StoreReader, stores
 from asyncdistil.log.events import Emit, RunBegin, RunEnd
@@ -25,24 +25,24 @@ _RUNS_SHOWN = 10
 
 def show_all(cache_dir: Path | None, *, as_json: bool) -> None:
     """List the stores of a cache directory."""
-    folder = _folder(cache_dir)
+    folder = folder_of(cache_dir)
     found = [_overview(folder, root, name) for root, name in stores(folder)]
     if as_json:
         show_json({"cache_dir": str(folder), "pipelines": found})
         return
     if not found:
-        _print(f"{folder} holds no pipeline yet")
+        show(f"{folder} holds no pipeline yet")
         return
-    table = _table("pipeline", "runs", "last run", "how it ended", "size", right=(1, 4))
+    shown = table("pipeline", "runs", "last run", "how it ended", "size", right=(1, 4))
     for one in found:
-        table.add_row(
+        shown.add_row(
             Text(one["pipeline"] or f"(unknown name, {one['directory']})"),
             str(one["runs"]),
             one["last_run"] or "",
             Text(one["ended"]),
-            _size(one["bytes"]),
+            size(one["bytes"]),
         )
-    _print(table)
+    show(shown)
 
 
 def show_one(name: str, cache_dir: Path | None, *, as_json: bool) -> None:
@@ -51,7 +51,7 @@ def show_one(name: str, cache_dir: Path | None, *, as_json: bool) -> None:
     Raises:
         UsageError: Nothing of this name is stored.
     """
-    folder = _folder(cache_dir)
+    folder = folder_of(cache_dir)
     with _opened(folder, name) as reader:
         runs = [_run(begin, end) for begin, end in reader.runs()]
         steps = _steps(reader)
@@ -73,23 +73,23 @@ def show_one(name: str, cache_dir: Path | None, *, as_json: bool) -> None:
             }
         )
         return
-    _print(f"{name}: {root}")
-    table = _table("run", "started", "seconds", "how it ended", right=(2,))
+    show(f"{name}: {root}")
+    shown = table("run", "started", "seconds", "how it ended", right=(2,))
     for run in runs[-_RUNS_SHOWN:]:
         seconds = "" if run["seconds"] is None else f"{run['seconds']:.1f}"
-        table.add_row(run["run"][:8], run["started"], seconds, Text(run["ended"]))
-    _print(table)
-    table = _table("step", "definitions", "commits", "rows stored", "failed", right=(1, 2, 3, 4))
+        shown.add_row(run["run"][:8], run["started"], seconds, Text(run["ended"]))
+    show(shown)
+    shown = table("step", "definitions", "commits", "rows stored", "failed", right=(1, 2, 3, 4))
     for step in steps:
         numbers = (step[key] for key in ("definitions", "commits", "rows", "failed"))
-        table.add_row(Text(step["step"]), *(f"{number:,}" for number in numbers))
-    _print(table)
+        shown.add_row(Text(step["step"]), *(f"{number:,}" for number in numbers))
+    show(shown)
     for dataset in datasets:
-        _print(f"dataset {dataset['config']}: {dataset['rows']:,} rows")
+        show(f"dataset {dataset['config']}: {dataset['rows']:,} rows")
         for path in dataset["files"]:
-            _print(f"  {path}")
+            show(f"  {path}")
     for warning in warnings:
-        _print(f"warning: {warning}")
+        show(f"warning: {warning}")
 
 
 def verify(name: str | None, cache_dir: Path | None, *, as_json: bool) -> None:
@@ -99,7 +99,7 @@ def verify(name: str | None, cache_dir: Path | None, *, as_json: bool) -> None:
         UsageError: Nothing of this name is stored.
         CorruptRecord: Something is damaged; everything else was read nevertheless.
     """
-    folder = _folder(cache_dir)
+    folder = folder_of(cache_dir)
     names = _names(folder) if name is None else [name]
     checked: list[dict[str, Any]] = []
     for one in names:
@@ -113,12 +113,12 @@ def verify(name: str | None, cache_dir: Path | None, *, as_json: bool) -> None:
     else:
         for found in checked:
             damage = len(found["damage"])
-            _print(
+            show(
                 f"{found['pipeline']}: {found['records']:,} records and {found['files']:,} dataset "
                 f"files read, {damage:,} damaged"
             )
             for text in found["damage"]:
-                _print(f"  {text}")
+                show(f"  {text}")
     damaged = sum(len(found["damage"]) for found in checked)
     if damaged and as_json:
         raise typer.Exit(int(ExitCode.STORAGE))  # all has been said, in one document
@@ -235,36 +235,3 @@ def _names(folder: Path) -> list[str]:
 
 def _files(root: Path, emit: Emit) -> list[str]:
     return [os.fspath(root / path) for path, _ in emit.files]
-
-
-def _folder(cache_dir: Path | None) -> Path:
-    if cache_dir is not None:
-        return cache_dir.expanduser().absolute()
-    from asyncdistil.pipeline import Pipeline
-
-    return Pipeline("any").cache_dir
-
-
-def _table(*headings: str, right: tuple[int, ...] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place in right else "left")
-    return table
-
-
-def _size(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
-def _print(what: str | Table) -> None:
-    console = Console()
-    if isinstance(what, str):
-        console.print(Text(what), soft_wrap=True)
-    else:
-        # Nothing is cut off where nobody looks at columns.
-        console.print(what, soft_wrap=not console.is_terminal)

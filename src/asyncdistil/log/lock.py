@@ -43,11 +43,7 @@ class StoreLock:
         try:
             while not self._files.try_lock(fd):
                 if time.monotonic() >= give_up:
-                    holder = self._files.pread(fd, 200, 0).decode("utf-8", "replace").strip()
-                    raise StoreLocked(
-                        f"pipeline {name!r} is being run by {holder or 'another process'}; wait "
-                        "for it, stop it, or give this pipeline another name"
-                    )
+                    raise _held_by_another(self._files, fd, name)
                 time.sleep(_POLL_SECONDS)
             since = datetime.now(UTC).isoformat(timespec="seconds")
             self._files.overwrite(fd, f"pid {os.getpid()} since {since}\n".encode())
@@ -72,3 +68,28 @@ class StoreLock:
 def _close_in_child() -> None:
     for lock in list(_held):
         lock.release()
+
+
+def refuse_if_locked(root: Path, name: str, files: Files) -> None:
+    """Make sure that no run of a store goes on at this moment.
+
+    Raises:
+        StoreLocked: One does; names its process.
+    """
+    try:
+        fd = files.open_read(root / "LOCK")
+    except FileNotFoundError:
+        return
+    try:
+        if not files.try_lock(fd):
+            raise _held_by_another(files, fd, name)
+    finally:
+        files.close(fd)
+
+
+def _held_by_another(files: Files, fd: int, name: str) -> StoreLocked:
+    holder = files.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+    return StoreLocked(
+        f"pipeline {name!r} is being run by {holder or 'another process'}; wait for it, stop it, "
+        "or give this pipeline another name"
+    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from xxhash import xxh3_128_digest
@@ -33,7 +33,14 @@ from asyncdistil.memo.key import Key
 from asyncdistil.memo.packed import PLACE
 from asyncdistil.memo.segment import MemoWriter, namespace_dir, refused
 from asyncdistil.memo.shelf import Shelf
-from asyncdistil.memo.tidy import Compaction, EntryInfo, Statistics, compact, statistics
+from asyncdistil.memo.tidy import (
+    Compaction,
+    EntryInfo,
+    Statistics,
+    compact,
+    entries,
+    statistics,
+)
 
 _log = logging.getLogger("asyncdistil.memo")
 
@@ -205,6 +212,15 @@ class Memo:
         with self._lock:
             self.refresh()
             return statistics(self._catalogue, self._shelf)
+
+    def entries(self) -> Iterator[tuple[EntryInfo, Entry]]:
+        """Every intact entry; reads and verifies all of them.
+
+        Nothing else may be asked of this memo before the last one is taken.
+        """
+        with self._lock:
+            self.refresh()
+            yield from entries(self._catalogue, self._shelf)
 
     def compact(self, keep: Callable[[EntryInfo], bool] = lambda _entry: True) -> Compaction:
         """Drop what was superseded, is damaged, or is not to be kept.

@@ -12,7 +12,7 @@ from asyncdistil.log.failpoint import failpoint
 from asyncdistil.log.files import Files
 from asyncdistil.log.record import FILE_HEADER_BYTES
 from asyncdistil.memo.catalogue import Catalogue
-from asyncdistil.memo.entry import DIGEST_BYTES, Entry
+from asyncdistil.memo.entry import DIGEST_BYTES, NO_RUN, Entry
 from asyncdistil.memo.packed import PLACE
 from asyncdistil.memo.segment import (
     MemoWriter,
@@ -36,6 +36,7 @@ class EntryInfo(NamedTuple):
         sample: Its number in the pool of the key.
         written_seconds: When, as Unix time.
         size_bytes: Its record on disk.
+        run: Digest of the run that wrote it, zeros if none did.
     """
 
     model: str
@@ -43,6 +44,7 @@ class EntryInfo(NamedTuple):
     sample: int
     written_seconds: float
     size_bytes: int
+    run: bytes = NO_RUN
 
 
 @dataclass(slots=True)
@@ -105,6 +107,13 @@ def statistics(catalogue: Catalogue, shelf: Shelf) -> Statistics:
         share.oldest_seconds = min(share.oldest_seconds, info.written_seconds)
         share.newest_seconds = max(share.newest_seconds, info.written_seconds)
     return found
+
+
+def entries(catalogue: Catalogue, shelf: Shelf) -> Iterator[tuple[EntryInfo, Entry]]:
+    """Every intact entry that can be served, with its preimage, in the order in which they lie."""
+    for info, entry in _entries(catalogue, shelf, lambda _number: True):
+        if info is not None and entry is not None:
+            yield info, entry
 
 
 def compact(catalogue: Catalogue, shelf: Shelf, keep: Callable[[EntryInfo], bool]) -> Compaction:
@@ -226,6 +235,7 @@ def _entries(
                 int.from_bytes(entry.name[DIGEST_BYTES:], "big"),
                 entry.stamp / 1e9,
                 length << 3,
+                entry.run,
             ),
             entry,
         )

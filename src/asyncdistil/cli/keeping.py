@@ -1,0 +1,102 @@
+"""The commands of `asyncdistil cache`. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from asyncdistil.cli.ending import told
+from asyncdistil.cli.options import CacheDir, Debug, DryRun, Json, Name, OneOrAll, Pinnable
+
+cache = typer.Typer(
+    help="List, check, collect what is stored.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@cache.command("ls")
+def cache_ls(
+    name: OneOrAll = None, cache_dir: CacheDir = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """List what is stored: pipelines, or the runs of one."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import cached, collected
+
+        if name is None:
+            cached.show_all(cache_dir, as_json=as_json)
+        else:
+            collected.show_runs(name, cache_dir, as_json=as_json)
+
+
+@cache.command("show")
+def cache_show(
+    name: Name, cache_dir: CacheDir = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Show the runs of a pipeline, and what is stored of each step."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import cached
+
+        cached.show_one(name, cache_dir, as_json=as_json)
+
+
+@cache.command("verify")
+def cache_verify(
+    name: OneOrAll = None, cache_dir: CacheDir = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Read every stored byte and compare it with its checksum."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import cached
+
+        cached.verify(name, cache_dir, as_json=as_json)
+
+
+@cache.command("gc")
+def cache_gc(
+    name: OneOrAll = None,
+    older_than: Annotated[
+        str, typer.Option(metavar="AGE", help="Drop runs that ended so long ago: 30d, 12h.")
+    ] = "",
+    max_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Drop the oldest until it fits: 20GB, 500MB.")
+    ] = "",
+    dry_run: DryRun = False,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Drop old runs, and all that no other run needs."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import collected
+
+        collected.gc(
+            name,
+            cache_dir,
+            older_than=older_than,
+            max_size=max_size,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+
+
+@cache.command("pin")
+def cache_pin(
+    wanted: Pinnable, cache_dir: CacheDir = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Keep a pipeline or a run from gc."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import collected
+
+        collected.pin(wanted, cache_dir, pinned=True, as_json=as_json)
+
+
+@cache.command("unpin")
+def cache_unpin(
+    wanted: Pinnable, cache_dir: CacheDir = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Let gc have it again."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import collected
+
+        collected.pin(wanted, cache_dir, pinned=False, as_json=as_json)
