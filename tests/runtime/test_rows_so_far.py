@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,14 @@ class Odd(RowStep):
 
 
 class Gate(Step):
-    """Waits at its second batch until somebody opens the other end of a pipe."""
+    """Waits at its second batch until there is a byte in a pipe."""
 
     path: str
 
     def process(self, inputs: StepInput) -> StepOutput:
         if inputs[0]["n"] >= 4:
-            with open(self.path) as pipe:
-                pipe.read()
+            with open(self.path, "rb", buffering=0) as pipe:
+                pipe.read(1)
         yield [row | {"seen": True} for row in inputs]
 
 
@@ -66,12 +67,30 @@ print(json.dumps([made.partial, rows, made.report["steps"]["gate"]["rows"]]))
 """
 
 
+class Latch:
+    """The other end of the pipe."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        # For reading too: so neither end waits for the other to be opened.
+        self.number = os.open(path, os.O_RDWR)
+
+    def let_go(self) -> None:
+        os.write(self.number, b"1")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Latch]:
+    latch = Latch(tmp_path / "gate")
+    yield latch
+    os.close(latch.number)
+
+
 def test_rows_are_seen_while_the_run_goes_on(
-    cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    cache: Path, gate: Latch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    pipeline = gated(cache, gate)
+    pipeline = gated(cache, gate.path)
     first = [{"n": n, "seen": True} for n in range(4)]
     halves = [{"n": n, "half": n // 2} for n in (0, 2, 4, 6)]
 
@@ -111,7 +130,7 @@ def test_rows_are_seen_while_the_run_goes_on(
         assert shown(to=tmp_path / "rows.parquet")["rows"] == 4
         assert pq.read_table(tmp_path / "rows.parquet").to_pylist() == first
 
-        gate.write_text("")
+        gate.let_go()
         assert [row async for batch in stream for row in batch] == [
             {"n": n, "seen": True} for n in range(4, 8)
         ]
@@ -124,10 +143,10 @@ def test_rows_are_seen_while_the_run_goes_on(
     asyncio.run(watched())
 
 
-def test_rows_of_a_stopped_run_are_kept_for_the_eye_too(cache: Path, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    pipeline = gated(cache, gate)
+def test_rows_of_a_stopped_run_are_kept_for_the_eye_too(
+    cache: Path, gate: Latch, tmp_path: Path
+) -> None:
+    pipeline = gated(cache, gate.path)
     with pytest.raises(UnknownRun, match="run the pipeline first"):
         pipeline.partial()
 
@@ -136,12 +155,14 @@ def test_rows_of_a_stopped_run_are_kept_for_the_eye_too(cache: Path, tmp_path: P
         while (await anext(stream)).step != "gate":
             pass
         closing = asyncio.create_task(stream.aclose())
-        gate.write_text("")
+        gate.let_go()
         await closing
 
     asyncio.run(stopped())
     made = pipeline.partial()
     assert made.partial
     assert made.table("gate").num_rows in (4, 8)
+    # A last step that has no row yet has its columns all the same.
+    assert set(made.table("odd").column_names) == {"n", "half"}
     made.save_to_disk(tmp_path / "saved")
     assert "had not ended" in (tmp_path / "saved/distiset_configs/README.md").read_text()

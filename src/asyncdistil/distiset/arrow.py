@@ -188,6 +188,11 @@ def _revived(value: Any, shape: Shape) -> Any:
     return value
 
 
+def empty_table(columns: Sequence[str]) -> pa.Table:
+    """A table that has columns and no row."""
+    return pa.table({name: pa.nulls(0) for name in columns})
+
+
 def table_of(rows: Sequence[Row]) -> tuple[pa.Table, tuple[str, ...]]:
     """Build a table of rows in memory, and a note for each column that had to change form."""
     columns = columns_of(rows)

@@ -81,13 +81,25 @@ class Distiset(LazyDatasets):
         return cls({config: MemoryTable(table) for config, table in tables.items()})
 
     @classmethod
-    def from_rows(cls, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Distiset:
-        """Make a Distiset of rows in memory; columns become what an export makes of them."""
-        from asyncdistil.distiset.arrow import table_of
+    def from_rows(
+        cls,
+        rows: Mapping[str, Sequence[Mapping[str, Any]]],
+        *,
+        columns: Mapping[str, Sequence[str]] | None = None,
+    ) -> Distiset:
+        """Make a Distiset of rows in memory; columns become what an export makes of them.
+
+        Args:
+            rows: Rows of each configuration.
+            columns: Columns that a configuration without any row has.
+        """
+        from asyncdistil.distiset.arrow import empty_table, table_of
 
         distiset = cls()
         for config, each in rows.items():
             table, notes = table_of([dict(row) for row in each])
+            if not each and columns is not None:
+                table = empty_table(columns[config])
             distiset[config] = MemoryTable(table)
             if notes:
                 distiset.notes[config] = notes

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from asyncdistil.batch import Row, StepName
 from asyncdistil.distiset import Distiset
+from asyncdistil.graph import columns_out
+from asyncdistil.pipeline.describe import describe
 from asyncdistil.steps.metadata import METADATA_COLUMN
 from asyncdistil.supervisor.stored_run import StoredRun, UnknownRun
 
@@ -36,12 +38,12 @@ def partial(pipeline: Pipeline, run: str = "") -> Distiset:
             "pipeline first"
         )
     leaves = pipeline.graph.leaves
+    configs = {"default" if len(leaves) == 1 else leaf: leaf for leaf in leaves}
+    declared = columns_out(pipeline.graph, {n: describe(s) for n, s in pipeline.steps.items()})
     with opened as stored:
         made = Distiset.from_rows(
-            {
-                "default" if len(leaves) == 1 else leaf: list(_rows(pipeline, stored, leaf))
-                for leaf in leaves
-            }
+            {config: list(_rows(pipeline, stored, leaf)) for config, leaf in configs.items()},
+            columns={config: tuple(declared[leaf].present) for config, leaf in configs.items()},
         )
         made.partial = not stored.completed
         made.failures = {name: s.failed for name, s in stored.steps.items() if s.failed}
