@@ -95,7 +95,9 @@ class Condition:
         except ConditionError:
             raise
         except SyntaxError as error:
-            raise ConditionError(text, (error.offset or 1) - 1, error.msg) from None
+            # No place means that it ends too early.
+            place = error.offset - 1 if error.offset else len(text)
+            raise ConditionError(text, place, error.msg) from None
         except (ValueError, RecursionError, MemoryError) as error:
             raise ConditionError(text, 0, str(error) or "it is nested too deep") from None
 
