@@ -10,6 +10,7 @@ import pytest
 from asyncdistil.distiset import Distiset
 from asyncdistil.errors import ConditionError, FailureBudgetExceeded, ParameterError
 from asyncdistil.mixins.runtime_parameters import RuntimeParameter
+from asyncdistil.models import OpenAILLM
 from asyncdistil.pipeline import Pipeline
 from asyncdistil.steps import (
     CombineOutputs,
@@ -20,7 +21,9 @@ from asyncdistil.steps import (
     Step,
     StepInput,
 )
+from asyncdistil.steps.tasks import TextGeneration
 from asyncdistil.supervisor.stored_run import StoredRun, UnknownRun
+from asyncdistil.testing.model_server import ModelServer
 from asyncdistil.typing import GeneratorStepOutput, StepOutput
 
 
@@ -317,3 +320,43 @@ def test_what_can_not_be_retried_is_refused_with_a_way_on(
     with pytest.raises(ConditionError, match="at character 10"):
         chain(cache).retry("ask", "n > 1 or __import__('os')")
     assert journal.rows() == {}
+
+
+def test_answers_of_a_model_are_asked_for_anew_once_and_no_more(cache: Path) -> None:
+    with ModelServer() as server:
+
+        def asking(temperature: float) -> Pipeline:
+            with Pipeline("model", cache_dir=cache) as pipeline:
+                llm = OpenAILLM(
+                    model="stand-in",
+                    base_url=server.url,
+                    api_key="any",
+                    generation_kwargs={"temperature": temperature},
+                )
+                data = [{"instruction": f"say {n}", "n": n} for n in EIGHT]
+                LoadDataFromDicts(name="load", data=data) >> TextGeneration(name="ask", llm=llm)
+            return pipeline
+
+        def asked() -> int:
+            chats = [each for each in server.requests if each.path.endswith("/chat/completions")]
+            count, asked_before[0] = len(chats) - asked_before[0], len(chats)
+            return count
+
+        asked_before = [0]
+        for temperature in (0.0, 1.0):
+            first = rows_of(asking(temperature).run())
+            assert asked() == 8
+            second = rows_of(asking(temperature).retry("ask", "n in [2, 3]"))
+            assert asked() == 2
+            assert [row["n"] for row in second] == EIGHT
+            rows_of(asking(temperature).retry("ask", "n in [2, 3]"))
+            warm: dict[str, Any] = {
+                "parameters": {"ask": {"llm": {"generation_kwargs": {"temperature": 0.5}}}}
+            }
+            assert asked() == 0
+            third = rows_of(asking(temperature).retry("ask", "n == 4", **warm))
+            assert asked() == 1
+            assert third == rows_of(asking(temperature).retry("ask", "n == 4", **warm))
+            assert rows_of(asking(temperature).run()) == second
+            assert asked() == 0
+            assert len(first) == 8
