@@ -28,7 +28,7 @@ from asyncdistil.steps import (
 
 EXTRAS = {"deduplication": "datasketch", "vectors": "faiss"}
 # The examples of clustering cost seconds to compile: they run where that is done anyway.
-MODULES = sorted(set(steps._GALLERY.values()) - {"clustering"})
+MODULES = sorted({"functions", *steps._GALLERY.values()} - {"clustering"})
 
 
 @pytest.mark.parametrize("module", MODULES)
