@@ -10,15 +10,13 @@ from asyncdistil.batch import Row
 from asyncdistil.errors import DataError, ParameterError
 from asyncdistil.mixins import RuntimeParameter
 from asyncdistil.models.embeddings.base import Embeddings
-from asyncdistil.models.output import FATAL
 from asyncdistil.models.sdk import require
+from asyncdistil.steps.embedding import EmbeddingStep
 from asyncdistil.steps.global_step import GlobalStep
-from asyncdistil.steps.rows import Entries
-from asyncdistil.steps.step import Step, flat
 from asyncdistil.typing import StepColumns, StepInput, StepOutput
 
 
-class EmbeddingGeneration(Step):
+class EmbeddingGeneration(EmbeddingStep):
     """Embed texts with an embedding model, a batch at a time; a text that fails fails alone.
 
     Inputs: ``text``. Outputs: ``embedding``, a list of floats; ``model_name``.
@@ -44,53 +42,20 @@ class EmbeddingGeneration(Step):
 
     version: ClassVar[int | None] = 1
 
-    row_wise: bool = True
     embeddings: Embeddings
 
-    def load(self) -> None:
-        """Load the model."""
-        super().load()
-        self.embeddings.load()
-
-    def unload(self) -> None:
-        """Unload the model."""
-        self.embeddings.unload()
-        super().unload()
-
     @property
-    def inputs(self) -> StepColumns:
-        """``text``."""
-        return ["text"]
+    def embedder(self) -> Embeddings:
+        """The model."""
+        return self.embeddings
 
-    @property
-    def outputs(self) -> StepColumns:
-        """``embedding`` and ``model_name``."""
-        return ["embedding", "model_name"]
+    def vectors(self, rows: Sequence[Row]) -> Sequence[list[float] | None]:
+        """Embed the texts of rows.
 
-    def process(self, inputs: StepInput) -> StepOutput:
-        """Yield the rows, once."""
-        yield flat(self._embedded(inputs))
-
-    def entries(self, *ports: list[Row]) -> Iterator[Entries]:
-        """One entry per row."""
-        (rows,) = ports
-        yield self._embedded(rows)
-
-    def _embedded(self, rows: Sequence[Row]) -> Entries:
-        try:
-            texts = [self._text(row) for row in rows]
-            vectors = self.embeddings.encode(texts)
-        except FATAL:
-            raise
-        except Exception as error:
-            if len(rows) == 1:
-                return [self.failed_row(rows[0], error)]
-            # Alone, so that the row at fault fails alone.
-            return [self._embedded([row])[0] for row in rows]
-        return [
-            {**row, "embedding": vector, "model_name": self.embeddings.model_name}
-            for row, vector in zip(rows, vectors, strict=True)
-        ]
+        Raises:
+            DataError: One is no text.
+        """
+        return self.embeddings.encode([self._text(row) for row in rows])
 
     def _text(self, row: Row) -> str:
         text = row["text"]

@@ -137,8 +137,9 @@ class TextClustering(TextClassification, GlobalTask):
                 labels[cluster] = None
                 failures.append(f"{cluster} ({entry.failure.kind}: {entry.failure.message})")
             else:
-                row = entry[0] if isinstance(entry, list) else entry
-                labels[cluster] = (row or {}).get("labels")
+                given = entry if isinstance(entry, list) else [entry]
+                rows = (one for one in given if isinstance(one, dict))
+                labels[cluster] = next(rows, {}).get("labels")
         if failures and len(failures) == len(clusters):
             raise ModelReplyError(
                 f"step {self.name!r} got no labels for any of {len(clusters)} clusters; the first: "
