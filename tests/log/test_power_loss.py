@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asyncdistil.errors import StorageError
 from asyncdistil.log import Store, StoreReader
 from asyncdistil.testing.disk import MemoryDisk
 
@@ -206,3 +210,43 @@ def test_power_cuts_during_recovery_lose_nothing(kit: Any, seed: int) -> None:
     store = Store.open(CACHE, "p", files=life.disk)
     life.check(kit.numbers(store))
     store.close(clean=True)
+
+
+@pytest.mark.parametrize("act", ["fsync_dir", "death"])
+def test_names_of_directories_that_an_earlier_try_made_are_synced_by_the_next(
+    kit: Any, act: str
+) -> None:
+    """The first try ends behind a directory that it made, before its name was durable."""
+    for nth in itertools.count(1):
+        disk = MemoryDisk()
+        left = nth
+
+        def end(what: str, _path: Path) -> None:
+            nonlocal left
+            left -= what == "fsync_dir"
+            if left == 0:
+                left = -1
+                raise OSError(errno.EIO, "no") if act == "fsync_dir" else PowerCutNow
+
+        disk.before = end
+        with suppress(StorageError, PowerCutNow):
+            store = Store.open(CACHE, "p", files=disk)
+            kit.writer(store, disk).commit(1)
+        if left > 0:
+            return
+        disk = disk.after_process_death()
+        store = Store.open(CACHE, "p", files=disk)
+        kit.writer(store, disk).commit(2)
+        store.flush()
+        after = disk.after_power_cut(NothingUnsynced())
+        assert 2 in kit.numbers(Store.open(CACHE, "p", files=after)), nth
+
+
+class NothingUnsynced(random.Random):
+    """The power cut that takes everything it may."""
+
+    def random(self) -> float:
+        return 0.999
+
+    def choice(self, options: Any) -> Any:
+        return options[0]

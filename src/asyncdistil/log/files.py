@@ -11,6 +11,7 @@ import os
 import stat
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -94,6 +95,41 @@ class Files(Protocol):
     def try_lock(self, fd: int) -> bool:
         """Take the exclusive lock of an open file, without waiting."""
         ...
+
+
+def make_durable_dir(files: Files, path: Path, *, private: bool = True) -> None:
+    """Make a directory, if it is missing, and its name durable.
+
+    One that is there may have been left by a process that died before it synced the name, or by a
+    sync that failed. One that holds something was synced: nothing is put into it before.
+
+    Args:
+        files: The disk.
+        path: The directory; its parent must exist.
+        private: Whether to refuse one that is a link or belongs to somebody else.
+
+    Raises:
+        OSError: The disk refused.
+        StorageError: It is refused.
+    """
+    if private or not files.exists(path):
+        files.make_private_dir(path)
+    if not files.listdir(path):
+        files.fsync_dir(path.parent)
+
+
+def make_cache_dir(files: Files, path: Path) -> None:
+    """Make a cache directory and what is missing above it; names of all of them are durable then.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    missing = [each for each in (path, *path.parents) if not files.exists(each)]
+    # Whoever may not read the directory above did not make this one.
+    with suppress(PermissionError):
+        make_durable_dir(files, missing[-1].parent if missing else path, private=False)
+    for each in reversed(missing):
+        make_durable_dir(files, each, private=False)
 
 
 class LocalFiles:

@@ -14,7 +14,13 @@ from asyncdistil.log.checkpoint import write_checkpoint
 from asyncdistil.log.commit_log import CommitLog, Entry
 from asyncdistil.log.events import Commit, Event, Route, Tombstone
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, LocalFiles, write_all
+from asyncdistil.log.files import (
+    Files,
+    LocalFiles,
+    make_cache_dir,
+    make_durable_dir,
+    write_all,
+)
 from asyncdistil.log.group_sync import WATERMARK, GroupSync, Mode
 from asyncdistil.log.index import EVENT_TAGS, encode_event
 from asyncdistil.log.lock import StoreLock
@@ -60,6 +66,7 @@ class Store(StoreView):
         self._next_segment = 0
         self._closed = False
         self._segments: dict[int, int] = {}
+        self._made: set[Digest] = set()  # lineages whose directory is known to be durable
         self._log = CommitLog(
             root,
             self.id,
@@ -161,8 +168,9 @@ class Store(StoreView):
         path = segment_path(self.root, lineage, number)
         header = FileHeader(self.id, FileKind.SEGMENT, number, owner=lineage)
         try:
-            if self._files.make_private_dir(path.parent):
-                self._files.fsync_dir(path.parent.parent)
+            if lineage not in self._made:
+                make_durable_dir(self._files, path.parent)
+                self._made.add(lineage)
             fd = self._files.create(path)
             self._segments[number] = fd
             write_all(self._files, fd, encode_file_header(header)[0])
@@ -319,14 +327,9 @@ class Store(StoreView):
 
 
 def _make_directories(files: Files, cache_dir: Path, root: Path) -> None:
-    if not files.exists(cache_dir):
-        cache_dir_parents = [cache_dir, *cache_dir.parents]
-        for path in reversed([p for p in cache_dir_parents if not files.exists(p)]):
-            files.make_private_dir(path)
-            files.fsync_dir(path.parent)
+    make_cache_dir(files, cache_dir)
     for path in (root.parent, root, *(root / name for name in ("commits", "segments"))):
-        if files.make_private_dir(path):
-            files.fsync_dir(path.parent)
+        make_durable_dir(files, path)
 
 
 def _make_reserve(path: Path, files: Files) -> None:

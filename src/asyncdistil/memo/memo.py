@@ -16,7 +16,7 @@ from pathlib import Path
 
 from xxhash import xxh3_128_digest
 
-from asyncdistil.log.files import Files, LocalFiles
+from asyncdistil.log.files import Files, LocalFiles, make_cache_dir, make_durable_dir
 from asyncdistil.log.record import HEADER_BYTES
 from asyncdistil.memo.catalogue import Catalogue
 from asyncdistil.memo.entry import (
@@ -292,9 +292,6 @@ class Memo:
 
 
 def _make_directories(files: Files, directory: Path) -> None:
-    missing = [path for path in (directory, *directory.parents) if not files.exists(path)]
-    for path in reversed(missing):
-        files.make_private_dir(path)
-        files.fsync_dir(path.parent)
+    make_cache_dir(files, directory.parent.parent)
     for path in (directory.parent, directory):
-        files.make_private_dir(path)  # refuses one that is a link or a stranger's
+        make_durable_dir(files, path)  # refuses one that is a link or a stranger's
