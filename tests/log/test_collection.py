@@ -371,6 +371,31 @@ def test_what_no_commit_ever_named_goes() -> None:
     assert disk.used_bytes <= used + 1000
 
 
+def test_what_lies_beside_the_log_goes_with_its_run(tmp_path: Path) -> None:
+    runs = Runs(LocalFiles(), tmp_path)
+    first = runs.run(1, wrote=2)
+    runs.run(2, wrote=1, reused=(first[1],))
+    runs.run(3, wrote=1)
+    root = store_root(tmp_path, "p")
+    for top in ("exports", "artifacts", "runs"):
+        for run in (1, 2, 3):
+            folder = root / top / run_id(run) / "a step"
+            folder.mkdir(parents=True)
+            (folder / "picture").write_bytes(b"x" * 1000)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    (root / "artifacts" / run_id(3) / "link").symlink_to(outside)
+    assert collect(tmp_path, "p", {run_id(1), run_id(3)}, LocalFiles()) > 5000
+    left = {str(path.parent.parent.relative_to(root)) for path in root.rglob("picture")}
+    # What the steps of the first run saved hangs on rows that the second one took.
+    assert left == {f"artifacts/{run_id(1)}"} | {
+        f"{top}/{run_id(2)}" for top in ("exports", "artifacts", "runs")
+    }
+    assert (outside / "mine").read_text() == "mine"
+    runs.check(LocalFiles(), {run_id(2)}, exact=True)
+
+
 # --- pins, locks, damage --------------------------------------------------------------------------
 
 

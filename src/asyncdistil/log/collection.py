@@ -22,6 +22,8 @@ from asyncdistil.log.pins import Pins, read_pins
 from asyncdistil.log.rewriting import Segment, copy_live, log_bytes, segments_of, write_log
 from asyncdistil.log.store import Store
 
+_SAVED = "artifacts"
+
 
 class Share(NamedTuple):
     """One run in a store, for a person who decides.
@@ -72,13 +74,13 @@ class Survey:
         self.pins: Pins = read_pins(root, files)
         self.dropped: list[RunId] = []
         self._files = files
-        self._exports = _exports(root, files)
+        self._beside = _beside(root, files)
         self._log_bytes = _size_of(files, *_commit_files(root, files))
         segments = self._segments()
         self.size_bytes = (
             self._log_bytes
             + sum(segment.size_bytes for segment in segments)
-            + sum(self._exports.values())
+            + sum(size for sizes in self._beside.values() for size in sizes.values())
         )
 
     def droppable(self) -> list[RunPart]:
@@ -96,16 +98,28 @@ class Survey:
             Bytes that nobody needs any more; the disk may free a little fewer.
         """
         self.dropped.append(run)
-        return self.demand.drop(run) + self._exports.get(run, 0)
+        return self.demand.drop(run) + sum(self._beside.get(run, {}).values())
 
     def freed_bytes(self) -> int:
         """By how much less the disk will hold for what has been decided."""
-        kept = self._exports.keys() & self.demand.kept.keys()
-        exports = sum(size for run, size in self._exports.items() if run not in kept)
+        beside = sum(self._beside[run][path] for run, path in self.idle_files())
         rows = sum(segment.freed_bytes for segment in self._segments())
         if not self.rewrites():
-            return exports + rows
-        return exports + rows + max(self._log_bytes - log_bytes(self.demand.log()), 0)
+            return beside + rows
+        return beside + rows + max(self._log_bytes - log_bytes(self.demand.log()), 0)
+
+    def idle_files(self) -> list[tuple[RunId, Path]]:
+        """Files beside the log that belong to runs of which nothing is kept that needs them."""
+        owners = {one.run for one in self.demand.commits}
+        kept = self.demand.kept
+        return [
+            (run, path)
+            for run, sizes in self._beside.items()
+            for path in sizes
+            # What steps saved hangs on the rows that they made, whichever run those serve now.
+            if run not in kept
+            and not (run in owners and path.parts[len(self.root.parts)] == _SAVED)
+        ]
 
     def rewrites(self) -> bool:
         """Whether the log must be written anew."""
@@ -118,13 +132,14 @@ class Survey:
     def _share(self, run: RunPart) -> Share:
         needed = self.demand.needed_by(run.run)
         mine = set(run.wrote)
-        exports = self._exports.get(run.run, 0)
+        beside = self._beside.get(run.run, {})
+        exports = sum(size for path, size in beside.items() if path.suffix == ".arrow")
         return Share(
             part=run,
             commits=len(needed),
             rows=sum(one.rows for one in needed),
             reused=sum(one.lsn not in mine for one in needed),
-            alone_bytes=self.demand.alone(run.run) + exports,
+            alone_bytes=self.demand.alone(run.run) + sum(beside.values()),
             export_bytes=exports,
             pinned=self.pins.holds(run.run),
         )
@@ -181,10 +196,7 @@ def _collect(survey: Survey, files: Files, *, rewritten: bool) -> None:
         new_log = commit_path(root, history.next_number)
         _unlink_all([path for path in old_logs if path != new_log], files)
     _unlink_all([one.path for one in segments if one.dead or one.sparse], files)
-    for run in _exports(root, files):
-        if run not in demand.kept:
-            folder = root / "exports" / run
-            _unlink_all([folder / name for name in files.listdir(folder)], files)
+    _unlink_all([path for _, path in survey.idle_files()], files)
 
 
 def _unlink_all(paths: list[Path], files: Files) -> None:
@@ -193,11 +205,15 @@ def _unlink_all(paths: list[Path], files: Files) -> None:
         files.unlink(path)
         failpoint("gc.after_unlink")
     for folder in dict.fromkeys(path.parent for path in paths):
-        files.fsync_dir(folder)
-        if folder.name != "commits" and not files.listdir(folder):
+        with suppress(FileNotFoundError):
+            files.fsync_dir(folder)
+        while folder.name != "commits" and not files.listdir(folder):
             # One that stays costs nothing.
-            with suppress(OSError):
+            try:
                 folder.rmdir()
+            except OSError:
+                break
+            folder = folder.parent
 
 
 def _commit_files(root: Path, files: Files) -> list[Path]:
@@ -211,19 +227,27 @@ def _unfinished(root: Path, files: Files) -> list[Path]:
     return [folder / name for name in files.listdir(folder) if name.endswith(".tmp")]
 
 
-def _exports(root: Path, files: Files) -> dict[RunId, int]:
-    """Bytes of dataset files, by run."""
-    folder = root / "exports"
-    return {
-        RunId(run): _size_of(files, *_files_in(folder / run, files))
-        for run in files.listdir(folder)
-        if files.listdir(folder / run)
-    }
+def _beside(root: Path, files: Files) -> dict[RunId, dict[Path, int]]:
+    """Bytes of every file that lies beside the log for one run: datasets, what steps saved."""
+    found: dict[RunId, dict[Path, int]] = {}
+    for top in ("exports", _SAVED, "runs"):
+        for run in files.listdir(root / top):
+            paths = _files_below(root / top / run, files)
+            sizes = {path: _size_of(files, path) for path in paths}
+            found.setdefault(RunId(run), {}).update(sizes)
+    return found
 
 
-def _files_in(folder: Path, files: Files) -> Iterator[Path]:
-    for name in files.listdir(folder):
-        yield folder / name
+def _files_below(path: Path, files: Files) -> Iterator[Path]:
+    """Files in a directory and in all below it; links are not followed."""
+    try:
+        names = [] if path.is_symlink() else files.listdir(path)
+    except NotADirectoryError:
+        names = []
+    if not names and (path.is_symlink() or not path.is_dir()):
+        yield path
+    for name in sorted(names):
+        yield from _files_below(path / name, files)
 
 
 def _size_of(files: Files, *paths: Path) -> int:
