@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from asyncdistil.compat.hooks import install as _install
 
 if TYPE_CHECKING:
+    from asyncdistil.cli.progress import show_progress
     from asyncdistil.distiset import Distiset
     from asyncdistil.errors import AsyncDistilError
     from asyncdistil.mixins import RuntimeParameter
@@ -49,6 +50,7 @@ _HOMES = {
     "StepResources": "asyncdistil.steps",
     "routing_batch_function": "asyncdistil.steps",
     "sample_n_steps": "asyncdistil.steps",
+    "show_progress": "asyncdistil.cli.progress",
     "step": "asyncdistil.steps.decorator",
 }
 
@@ -71,6 +73,7 @@ __all__ = [
     "__version__",
     "routing_batch_function",
     "sample_n_steps",
+    "show_progress",
     "step",
 ]
 

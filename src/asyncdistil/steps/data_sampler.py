@@ -68,6 +68,10 @@ class DataSampler(GeneratorStep):
             end = min(start + self.batch_size, self.samples)
             yield [self._row(data, columns, n) for n in range(start, end)], end >= self.samples
 
+    def expected_rows(self) -> int:
+        """As many as were asked for."""
+        return self.samples
+
     def data_identity(self) -> bytes:
         """Digest of the data to draw from; how it is drawn is in the fields."""
         return digest_of_rows(self.data, step=self.name)

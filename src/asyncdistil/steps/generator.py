@@ -92,6 +92,10 @@ class GeneratorStep(BaseStep):
             if last:
                 return
 
+    def expected_rows(self) -> int | None:
+        """Rows that it will make in all, if that is known beforehand; for showing progress."""
+        return None
+
     def data_identity(self) -> bytes | None:
         """Name the data that the generator reads, 16 bytes; equal names mean equal rows.
 

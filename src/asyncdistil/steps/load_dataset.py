@@ -118,6 +118,12 @@ class LoadDataFromDataset(GeneratorStep):
         limit = None if self.num_examples is None else self.num_examples - offset
         yield from recut(self._chunks(offset), self.batch_size, limit)
 
+    def expected_rows(self) -> int | None:
+        """Rows of the table, or fewer if fewer are loaded; a stream does not know."""
+        known = None if is_a(self.dataset, "datasets", "IterableDataset") else len(self.dataset)
+        counts = [count for count in (known, self.num_examples) if count is not None]
+        return min(counts, default=None)
+
     def data_identity(self) -> bytes | None:
         """Digest of a table's content, fingerprint of a ``Dataset``; a stream has none."""
         content: Any

@@ -59,6 +59,10 @@ class LoadDataFromDicts(GeneratorStep):
         self._refuse_nothing()
         yield from batches_of(self.data, offset, self.batch_size)
 
+    def expected_rows(self) -> int:
+        """As many as were given."""
+        return len(self.data)
+
     def data_identity(self) -> bytes:
         """Digest of the rows."""
         return digest_of_rows(self.data, step=self.name)
