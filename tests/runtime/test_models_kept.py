@@ -360,3 +360,33 @@ def test_a_cached_run_opens_no_connection_and_loads_no_model(
     assert tried == []
     assert starts.take() == 0
     assert journal.read_text() == '["load", []]\n'
+
+
+def test_a_bad_generation_among_good_ones_is_a_failed_row_and_its_row_is_asked_again(
+    cache: Path, task: Callable[..., Any]
+) -> None:
+    kind = task(after="assert 'rubbish' not in output")
+    bad = [True]
+
+    def answer(wanted: Any, index: int) -> str:
+        return "rubbish" if bad[0] and "bad" in wanted.prompt and index == 1 else f"fine {index}"
+
+    with ModelServer(answer=answer) as service:
+        counted = Asked(service)
+        rows, report = run(cache, kind, model(service), num_generations=3)
+        assert counted.take() == Counter(dict.fromkeys(EVERY, 3))
+        assert numbers_of(rows) == [n for n in range(ROWS) for _ in range(3)]
+        assert [row["number"] for row in rows if row["answer"] is None] == sorted(BAD)
+        assert report["failed_rows"] == len(BAD)
+
+        rows, report = run(cache, kind, model(service), num_generations=3, on_error="skip")
+        assert len(rows) == 3 * ROWS - len(BAD)
+        assert report["failed_rows"] == len(BAD)
+        assert set(counted.take()) == BAD
+
+        bad[0] = False
+        rows, report = run(cache, kind, model(service), num_generations=3)
+        assert counted.take() == Counter(dict.fromkeys(BAD, 3))
+        assert numbers_of(rows) == [n for n in range(ROWS) for _ in range(3)]
+        assert all(row["answer"] for row in rows)
+        assert report["failed_rows"] == 0

@@ -239,9 +239,14 @@ def test_an_input_that_cannot_be_formatted_fails_its_row_alone() -> None:
 def test_one_bad_generation_of_several_does_not_cost_the_good_ones() -> None:
     task = Shout(llm=FakeLLM(reply=["one", "two?"]), name="s", num_generations=2)
     (made,) = entries(task, {"text": "a"})
-    assert [row["shout"] for row in made] == ["ONE", None]
-    assert made[1]["distilabel_metadata"]["failure_s"] == "ValueError: questions are not shouted"
-    assert "failure_s" not in made[0]["distilabel_metadata"]
+    good, bad = made
+    assert good["shout"] == "ONE"
+    assert "failure_s" not in good["distilabel_metadata"]
+    assert isinstance(bad, FailedRow)
+    assert bad.failure.kind == "ValueError"
+    assert (bad.row["shout"], bad.row["text"]) == (None, "a")
+    assert bad.row["distilabel_metadata"]["failure_s"] == "ValueError: questions are not shouted"
+    assert [row["shout"] for row in run(task, {"text": "a"})] == ["ONE", None]
 
 
 def test_a_row_whose_generations_all_fail_failed() -> None:

@@ -11,6 +11,7 @@ from asyncdistil.batch import (
     BatchRef,
     Digest,
     Failure,
+    Origins,
     Row,
     RowFailure,
     RowSlice,
@@ -142,3 +143,12 @@ def test_secrets_of_the_environment_are_known_by_the_names_of_their_variables() 
     )
     text = scrubber.text("longer-secret-2 longer-secret field false \ud800")
     assert text == "********** ********** ********** false ?"
+
+
+def test_of_several_rows_that_one_became_each_may_have_failed() -> None:
+    why = Failure("k", "m")
+    outcome = of_entries([{"a": 1}, [{"b": 1}, FailedRow({"b": None}, why), {"b": 3}], None])
+    assert outcome.rows == [{"a": 1}, {"b": 1}, {"b": None}, {"b": 3}]
+    assert outcome.failures == (RowFailure(1, 2, why),)
+    assert outcome.origins == Origins("children", (0, 1, 1, 1), (-1, 0, 1, 2))
+    assert outcome.filtered == 1

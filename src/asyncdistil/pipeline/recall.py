@@ -19,7 +19,7 @@ from asyncdistil.memo import Key, Memo, Replies
 from asyncdistil.models import memoized
 from asyncdistil.models.reply import Reply
 from asyncdistil.steps.base import BaseStep
-from asyncdistil.steps.rows import FailedRow
+from asyncdistil.steps.rows import has_failed
 from asyncdistil.steps.step import Step
 from asyncdistil.supervisor.chunk import Chunk
 from asyncdistil.supervisor.claims import Claims
@@ -103,7 +103,7 @@ async def _asked(task: Step, rows: Iterator[Row], store: _Counting) -> Recalled:
             # The task was not loaded and may need it; the run will say what is wrong, if anything.
             continue
         # A row that failed of itself was not answered either, as far as anybody can tell.
-        if store.hits and not store.misses and not isinstance(entry, FailedRow):
+        if store.hits and not store.misses and not has_failed(entry):
             whole += 1
             answers += store.hits
     return Recalled(whole, answers)

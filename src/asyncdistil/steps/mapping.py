@@ -79,7 +79,12 @@ class ColumnMapping:
             return FailedRow(self.leave(entry.row), entry.failure)
         if isinstance(entry, dict):
             return self.leave(entry)
-        return [self.leave(row) for row in entry]
+        return [
+            FailedRow(self.leave(row.row), row.failure)
+            if isinstance(row, FailedRow)
+            else self.leave(row)
+            for row in entry
+        ]
 
     @staticmethod
     def _remember(

@@ -26,10 +26,21 @@ class FailedRow(NamedTuple):
     failure: Failure
 
 
-Entry: TypeAlias = Row | list[Row] | FailedRow | None
-"""What one input row became: a row, nothing (filtered), several rows, or a failure."""
+Entry: TypeAlias = Row | list[Row] | list[Row | FailedRow] | FailedRow | None
+"""What one input row became: a row, nothing (filtered), several rows, or a failure.
+
+Of several rows each may have failed for itself: it is counted, readers deal with it by their
+``on_error``, and the input row is worked on again in the next run.
+"""
 
 Entries: TypeAlias = list[Entry]
+
+
+def has_failed(entry: Entry) -> bool:
+    """Whether a row failed, or any of those that it became."""
+    if isinstance(entry, list):
+        return any(isinstance(each, FailedRow) for each in entry)
+    return isinstance(entry, FailedRow)
 
 
 def describe_failure(

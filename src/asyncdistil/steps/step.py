@@ -195,7 +195,10 @@ class Step(BaseStep):
                 good = (
                     entry is None
                     or isinstance(entry, FailedRow)
-                    or (isinstance(entry, list) and all(isinstance(row, dict) for row in entry))
+                    or (
+                        isinstance(entry, list)
+                        and all(isinstance(row, dict | FailedRow) for row in entry)
+                    )
                 )
             if not good:
                 raise StepError(
@@ -218,7 +221,7 @@ def flat(entries: Entries) -> list[Row]:
         elif isinstance(entry, dict):
             rows.append(entry)
         elif entry is not None:
-            rows += entry
+            rows += flat([*entry])
     return rows
 
 

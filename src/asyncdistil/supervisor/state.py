@@ -231,7 +231,10 @@ class RunState:
         if result.usage is not None:
             self.spent(step.name, result.usage)
         if result.failures:
-            all_failed = whole and len(result.failures) >= inputs
+            rows = {failed.input_row for failed in result.failures}
+            made = sum(ref.rows for ref in result.outputs)
+            # Of a row that became several some may be good.
+            all_failed = whole and len(rows) >= inputs and len(result.failures) >= made
             self.failures(step, result.failures, first, whole=all_failed)
         else:
             self.worked(step.name)

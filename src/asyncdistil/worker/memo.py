@@ -128,17 +128,24 @@ class MemoizedRows:
             self._keep(key, made)
         return self._complete(row, made)
 
-    def _keep(self, key: Any, entry: Entry) -> None:
+    def _keep(self, key: Any, entry: Any) -> None:
         # A failed row is tried again next time.
-        if key is not None and not isinstance(entry, tuple) and self._memo.put(key, entry):
+        from asyncdistil.steps.rows import has_failed
+
+        if key is None or has_failed(entry):
+            return
+        if self._memo.put(key, entry):
             ledger = LEDGER.get()
             if ledger is not None:
                 ledger.wrote_memo = True
 
     def _complete(self, row: Row, entry: Any) -> Entry:
-        from asyncdistil.steps.rows import FailedRow
+        from asyncdistil.steps.rows import FailedRow, has_failed
 
         if isinstance(entry, FailedRow):
             return FailedRow({**row, **entry.row}, entry.failure)
+        if isinstance(entry, list) and has_failed(entry):
+            several: list[Any] = [self._complete(row, each) for each in entry]
+            return several
         completed: Entry = self._memo.complete(row, entry)
         return completed

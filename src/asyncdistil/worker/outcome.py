@@ -47,7 +47,11 @@ def of_entries(entries: Sequence[Entry]) -> Outcome:
             # A row that becomes no rows was dropped on purpose, like ``None``.
             filtered += not entry
             expanded = True
-            rows += entry
+            for each in entry:
+                if isinstance(each, tuple):
+                    failures.append(RowFailure(position, len(rows), each.failure))
+                    each = each.row
+                rows.append(each)
             index += repeat(position, len(entry))
             child += range(len(entry))
             continue

@@ -218,8 +218,8 @@ class BaseTask(BaseStep):
         """Put the answers to a row together: rows next to each other, or lists in one row.
 
         The row failed if no answer is good, or if any grouped one is not. Among several rows of
-        their own a bad answer leaves its outputs ``None`` and the reason in the metadata, as
-        ``failure_<task>``, so that the good ones beside it are kept.
+        their own a bad answer is a failed row beside the good ones; the reason is in its metadata
+        too, as ``failure_<task>``.
         """
         if not answers:
             return self.failed_row(row, ModelReplyError("the model gave no generation"))
@@ -232,7 +232,10 @@ class BaseTask(BaseStep):
             return grouped if failure is None else FailedRow(grouped, failure)
         if failure is not None and all(answer.failure for answer in answers):
             return FailedRow({**row, **answers[0].columns, **name}, failure)
-        rows = [{**row, **self.noted(answer), **name} for answer in answers]
+        rows: list[Row | FailedRow] = []
+        for answer in answers:
+            made = {**row, **self.noted(answer), **name}
+            rows.append(made if answer.failure is None else FailedRow(made, answer.failure))
         return rows[0] if len(rows) == 1 else rows
 
     def noted(self, answer: Answer) -> Row:
