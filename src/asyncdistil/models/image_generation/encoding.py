@@ -30,6 +30,6 @@ def image_from_str(image_str: str) -> Image:
     Raises:
         ParameterError: Pillow is not installed.
     """
-    pillow: Any = require("PIL.Image", extra="all", needed_by="image_from_str")
+    pillow: Any = require("PIL.Image", extra="image", needed_by="image_from_str")
     opened: Image = pillow.open(io.BytesIO(base64.b64decode(image_str)))
     return opened
