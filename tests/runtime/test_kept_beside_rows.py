@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from asyncdistil.distiset import Distiset
+from asyncdistil.log.collection import collect
+from asyncdistil.log.files import LocalFiles
 from asyncdistil.pipeline import Pipeline
 from asyncdistil.steps import (
     GlobalStep,
@@ -18,6 +20,7 @@ from asyncdistil.steps import (
     RowStep,
     StepInput,
 )
+from asyncdistil.supervisor.stored_run import StoredRun
 from asyncdistil.typing import StepOutput
 
 
@@ -122,3 +125,18 @@ def test_papers_of_steps_are_cited_without_the_network(cache: Path, tmp_path: Pa
     card = (tmp_path / "saved" / "distiset_configs" / "README.md").read_text()
     assert "@article{index2024" in card
     assert os.fspath(cache) not in card
+
+
+def test_artifacts_go_with_the_last_run_that_has_their_rows(cache: Path) -> None:
+    pipeline(cache, 1).run()
+    again = saved(pipeline(cache, 1, beside=True).run())
+    pipeline(cache, 2).run()
+    stored = StoredRun.open(cache, "saving")
+    assert stored is not None
+    with stored:
+        root, runs = stored.store.root, [begin.run for begin, _ in stored.store.runs()]
+    assert sorted(p.name for p in (root / "artifacts").iterdir()) == sorted([runs[0], runs[2]])
+    collect(cache, "saving", [runs[0], runs[2]], LocalFiles())
+    assert [p.name for p in (root / "artifacts").iterdir()] == [runs[0]]
+    assert [p.name for p in (root / "runs").iterdir()] == [runs[1]]
+    assert saved(pipeline(cache, 1, beside=True).run()) == again

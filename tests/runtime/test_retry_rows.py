@@ -9,6 +9,8 @@ import pytest
 
 from asyncdistil.distiset import Distiset
 from asyncdistil.errors import ConditionError, FailureBudgetExceeded, ParameterError
+from asyncdistil.log.collection import collect
+from asyncdistil.log.files import LocalFiles
 from asyncdistil.mixins.runtime_parameters import RuntimeParameter
 from asyncdistil.models import OpenAILLM
 from asyncdistil.pipeline import Pipeline
@@ -360,3 +362,26 @@ def test_answers_of_a_model_are_asked_for_anew_once_and_no_more(cache: Path) -> 
             assert rows_of(asking(temperature).run()) == second
             assert asked() == 0
             assert len(first) == 8
+
+
+def test_a_retry_is_what_it_was_when_the_run_that_it_mended_is_collected(
+    cache: Path, journal: Any
+) -> None:
+    first = rows_of(chain(cache).run())
+    with opened(cache, "chain") as run:
+        base = run.begin.run
+    times: dict[str, Any] = {"parameters": {"ask": {"times": 10}}}
+    second = rows_of(chain(cache).retry("ask", "n in [1, 4]", **times))
+    with opened(cache, "chain") as run:
+        middle = run.begin.run
+    third = rows_of(chain(cache).retry("ask", "n == 7", **times, run=middle))
+    assert [row["n"] for row in first if row not in third] == [1, 4, 7]
+    journal.rows()
+
+    assert collect(cache, "chain", [base, middle], LocalFiles()) > 0
+    with opened(cache, "chain") as run:
+        assert list(run.rows("next")) == third
+    fourth = rows_of(chain(cache).retry("ask", "n == 0", **times))
+    assert journal.rows() == {"ask": [0], "next": [0]}
+    assert [row for row in fourth if row["n"]] == third[1:]
+    assert second[0] == third[0]

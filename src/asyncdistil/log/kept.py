@@ -144,7 +144,7 @@ class Demand:
             for one in self.history.routes
             if one.run in self.kept or one.lineage in lineages or not all_known
         ]
-        owners = {one.run for one in commits}
+        owners = {one.run for one in commits} | self._mended()
         chosen: list[tuple[Lsn, Record]] = [(one.lsn, one) for one in (*commits, *routes)]
         lineages.update(one.lineage for one in routes)
         complete = self._complete_generators(commits)
@@ -154,6 +154,18 @@ class Demand:
                 chosen.append((lsn, kept))
         chosen.sort(key=lambda item: item[0])
         return list(self._ended(chosen, owners))
+
+    def _mended(self) -> set[RunId]:
+        """Runs that kept runs are retries of, and those that these are: they say what stood."""
+        mended: set[RunId] = set()
+        waiting = [run.begin for run in self.kept.values()]
+        while waiting:
+            begin = waiting.pop()
+            base = begin.retry.base if begin is not None and begin.retry is not None else None
+            if base is not None and base not in mended and base in self.history.runs:
+                mended.add(base)
+                waiting.append(self.history.runs[base].begin)
+        return mended
 
     def _lineages(self, commits: list[Located]) -> tuple[set[Digest], bool]:
         """Lineages that kept runs have to do with, and whether they all are on record."""

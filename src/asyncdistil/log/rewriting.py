@@ -19,7 +19,7 @@ import msgspec
 from asyncdistil.batch import BatchRef, Digest, Lsn, RowSlice, SegmentId
 from asyncdistil.errors import CorruptRecord
 from asyncdistil.log.checkpoint import checkpoint_path, write_checkpoint
-from asyncdistil.log.events import Commit, Event, Reuse, Route
+from asyncdistil.log.events import Commit, Event, Retried, Retry, Reuse, Route, RunBegin
 from asyncdistil.log.failpoint import failpoint
 from asyncdistil.log.files import Files, write_all
 from asyncdistil.log.history import History, Located, Place
@@ -271,16 +271,30 @@ def _events(
         event: Event = next(stored)[1] if isinstance(record, Located) else record
         match event:
             case Commit():
-                yield _moved(history, event, moves)
+                yield moved(history, event, moves)
             case Reuse():
                 yield msgspec.structs.replace(
                     event, commits=tuple(lsns[lsn] for lsn in event.commits)
                 )
+            case RunBegin(retry=Retry() as retry):
+                steps = tuple(_renumbered(step, lsns) for step in retry.steps)
+                retry = msgspec.structs.replace(retry, steps=steps)
+                yield msgspec.structs.replace(event, retry=retry)
             case _:
                 yield event
 
 
-def _moved(history: History, commit: Commit, moves: Moves) -> Commit:
+def _renumbered(step: Retried, lsns: Mapping[Lsn, Lsn]) -> Retried:
+    """Rows that a retry asked anew, without those of commits that nobody needs for others."""
+    rows = tuple((lsns[lsn], start, stop) for lsn, start, stop in step.rows if lsn in lsns)
+    return msgspec.structs.replace(step, rows=rows)
+
+
+def moved(history: History, event: Event, moves: Moves) -> Event:
+    """An event with its references as they are after the moves of the log, and after these."""
+    if not isinstance(event, Commit):
+        return event
+
     def now(ref: BatchRef) -> BatchRef:
         ref = history.current(ref)
         new = moves.get((ref.segment, ref.offset))
@@ -289,10 +303,10 @@ def _moved(history: History, commit: Commit, moves: Moves) -> Commit:
         )
 
     return msgspec.structs.replace(
-        commit,
-        outputs=tuple(map(now, commit.outputs)),
+        event,
+        outputs=tuple(map(now, event.outputs)),
         inputs=tuple(
             tuple(RowSlice(now(part.ref), part.start, part.stop) for part in port)
-            for port in commit.inputs
+            for port in event.inputs
         ),
     )

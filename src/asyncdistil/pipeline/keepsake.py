@@ -3,7 +3,7 @@
 ```text
 <store>/runs/<run id>/pipeline.yaml, pipeline.log
 <store>/artifacts/<run id>/<step>/<name>/…    written by workers of that run
-<store>/exports/<run id>/artifacts/…          those that the rows of a dataset hang on; made again
+<store>/runs/<run id>/artifacts/…             those that the rows of a dataset hang on; made again
                                               whenever they are missing
 ```
 
@@ -130,7 +130,7 @@ def furnish(distiset: Distiset, root: Path, name: str, run: str) -> None:
 
 def _gathered(root: Path, name: str, run: str) -> Path | None:
     """The artifacts that the rows of a run hang on, those of replayed rows included."""
-    target = root / "exports" / run / "artifacts"
+    target = folder_of_run(root, run) / "artifacts"
     if target.is_dir():
         return target
     stored = StoredRun.open(root.parent.parent, name, run)
@@ -139,6 +139,7 @@ def _gathered(root: Path, name: str, run: str) -> Path | None:
     draft = target.with_name(".artifacts")
     try:
         shutil.rmtree(draft, ignore_errors=True)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with stored:
             for step in stored.steps:
                 for worked in stored.worked_on(step):
