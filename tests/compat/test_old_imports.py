@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -15,35 +16,7 @@ from asyncdistil.compat.table import ABSENT, HOME, MODULES
 NAMES = [(module, name) for module, names in MODULES.items() for name in names]
 CARRIED = [(module, name) for module, name in NAMES if name in HOME]
 
-DOCUMENTED = """
-pipeline.Pipeline steps.tasks.TextGeneration models.InferenceEndpointsLLM models.OpenAILLM
-steps.LoadDataFromDicts steps.LoadDataFromHub steps.GroupColumns steps.StepInput
-models.MistralLLM typing.StepOutput models.VertexAILLM steps.KeepColumns typing.StepColumns
-steps.tasks.UltraFeedback models.vLLM steps.GlobalStep steps.step typing.ChatType
-steps.CombineOutputs steps.ExpandColumns steps.StepOutput steps.tasks.ImageGeneration
-models.image_generation.InferenceEndpointsImageGeneration steps.Step steps.StepResources
-steps.make_generator_step steps.tasks.FormatPRM steps.tasks.MathShepherdCompleter
-steps.tasks.MathShepherdGenerator typing.GeneratorStepOutput
-steps.tasks.text_generation_with_image.TextGenerationWithImage llms.InferenceEndpointsLLM
-models.LLM models.LlamaCppLLM models.image_generation.utils.image_from_str
-models.llms.InferenceEndpointsLLM pipeline.routing_batch_function steps.GeneratorStep
-steps.base.StepInput steps.tasks.PrometheusEval steps.tasks.apigen.utils.load_module_from_path
-steps.tasks.base.GeneratorTask steps.tasks.base.Task typing.GenerateOutput typing.HiddenState
-steps.tasks.typing.ChatType steps.typing.StepOutput distiset.Distiset llms.vLLM
-mixins.runtime_parameters.RuntimeParameter models.AsyncLLM models.TransformersLLM
-models.image_generation.OpenAIImageGeneration models.image_generation.utils.image_to_str
-pipeline.InstructionResponsePipeline
-models.llms.OpenAILLM models.mixins.MagpieChatTemplateMixin pipeline.sample_n_steps
-steps.tasks.APIGenExecutionChecker steps.tasks.APIGenGenerator
-steps.tasks.APIGenSemanticChecker steps.tasks.CLAIR steps.tasks.ComplexityScorer
-steps.tasks.EvolInstruct steps.tasks.EvolQuality steps.tasks.GenerateEmbeddings
-steps.tasks.GenerateSentencePair steps.tasks.GenerateTextClassificationData
-steps.tasks.InstructionBacktranslation steps.tasks.QualityScorer steps.tasks.Task
-steps.tasks.task steps.tasks.apigen.utils.PrepareExamples steps.tasks.base.ImageTask
-steps.tasks.structured_outputs.outlines.StructuredOutputType utils.requirements.requirements
-steps.base.Step pipeline.local.Pipeline errors.DistilabelUserError
-exceptions.DistilabelOfflineBatchGenerationNotFinishedException
-""".split()  # noqa: SIM905
+DOCUMENTED = (Path(__file__).parent / "documented_names.txt").read_text().split()
 """What documentation and examples of distilabel import."""
 
 
