@@ -264,3 +264,28 @@ def test_without_syncs_a_process_death_loses_nothing_and_durable_means_appended(
     assert kit.numbers(Store.open(CACHE, "p", files=disk.after_process_death())) == [1]
     store.close(clean=True)
     assert "0000000001.ads" in synced  # a clean end is safe from power cuts in every mode
+
+
+def test_a_new_log_file_that_failed_to_sync_is_no_part_of_the_log(kit: Any) -> None:
+    """It stands in the cache as if it were whole; only the disk tells that it is not."""
+    disk = MemoryDisk()
+    store = Store.open(CACHE, "p", files=disk)
+    kit.writer(store, disk).commit(1)
+    store.close(clean=False)
+    store = Store.open(CACHE, "p", files=disk)
+
+    def fail(act: str, path: Path) -> None:
+        if act == "fdatasync" and path.suffix == ".adc":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    disk.before = fail
+    with pytest.raises(StorageError):
+        kit.writer(store, disk).commit(2)
+    disk = disk.after_process_death()
+    for number in (3, 4):
+        store = Store.open(CACHE, "p", files=disk)
+        kit.writer(store, disk).commit(number)
+        store.close(clean=False)
+        disk = disk.after_power_cut(random.Random(number))
+    store = Store.open(CACHE, "p", files=disk)
+    assert kit.numbers(store) == [1, 3, 4]

@@ -48,6 +48,7 @@ class LogFiles:
         self.store_id: bytes | None = None
         self._root = root
         self._files = files
+        self._from_disk: set[int] = set()
 
     def file(self, number: int) -> LogFile:
         """Look at a file's size and first record."""
@@ -79,6 +80,9 @@ class LogFiles:
 
     def read_from_disk(self, number: int) -> None:
         """Make sure that later reads see what is on the disk, not what failed to get there."""
+        if number in self._from_disk:
+            return
+        self._from_disk.add(number)
         fd = self._files.open_read(commit_path(self._root, number))
         try:
             self._files.fdatasync(fd)

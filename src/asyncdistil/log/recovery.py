@@ -202,6 +202,9 @@ class _Recovery:
         """Files that count, oldest first, found by going back from the newest."""
         by_number = self._files_by_number
         for number in numbers:
+            # Its header as well: the sync of a new file may have failed, and nothing followed.
+            if self._exclusive and number > oldest:
+                self._log.read_from_disk(number)
             found = by_number[number] = self._log.file(number)
             if found.header is not None:
                 self._result.store_id = found.header.store_id
