@@ -156,6 +156,8 @@ class ProgressDisplay(Watcher):
             else f"done in {finished.seconds:.1f} s"
         )
         failed = f"; {finished.failed_rows:,} rows failed" if finished.failed_rows else ""
+        if finished.resumed:
+            how = f"{how}, taken up where the last run stopped"
         self._line(f"pipeline {prepared.name!r}: {how} ({rows}){failed}")
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ def CountWords(inputs: StepInput) -> StepOutput:
 
 
 with Pipeline(name="{name}") as pipeline:
-    load = LoadDataFromDicts(data=ROWS)
+    load = LoadDataFromDicts(name="load", data=ROWS)
     count = CountWords(name="count_words")
     long_enough = FilterRows(
         name="long_enough", predicate=lambda row: row["words"] > 2, columns=["words"]
@@ -71,7 +71,7 @@ ROWS = [
 ]
 
 with Pipeline(name="{name}") as pipeline:
-    load = LoadDataFromDicts(data=ROWS)
+    load = LoadDataFromDicts(name="load", data=ROWS)
     ask = TextGeneration(
         name="ask",
         llm=OpenAILLM(
@@ -86,7 +86,7 @@ with Pipeline(name="{name}") as pipeline:
 
 if __name__ == "__main__":
     distiset = pipeline.run()
-    for row in distiset["default"]["train"]:
+    for row in distiset["default"]["train"].to_list()[:5]:
         print(row["topic"], "->", row["generation"])
 '''
 
