@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -57,6 +58,19 @@ class Retry(msgspec.Struct, frozen=True, array_like=True):
     step: str = ""
     where: str = ""
     anew: bool = False
+
+    def renumbered(self, lsns: Mapping[Lsn, Lsn]) -> Retry:
+        """The same in another log.
+
+        Args:
+            lsns: New LSNs of commits by their old ones. Rows of others are left out: nobody needs
+                their commits, so there is nothing that must not answer for them.
+        """
+        steps = []
+        for step in self.steps:
+            rows = tuple((lsns[lsn], start, stop) for lsn, start, stop in step.rows if lsn in lsns)
+            steps.append(msgspec.structs.replace(step, rows=rows))
+        return msgspec.structs.replace(self, steps=tuple(steps))
 
 
 class RunBegin(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -19,7 +19,7 @@ import msgspec
 from asyncdistil.batch import BatchRef, Digest, Lsn, RowSlice, SegmentId
 from asyncdistil.errors import CorruptRecord
 from asyncdistil.log.checkpoint import checkpoint_path, write_checkpoint
-from asyncdistil.log.events import Commit, Event, Retried, Retry, Reuse, Route, RunBegin
+from asyncdistil.log.events import Commit, Event, Retry, Reuse, Route, RunBegin
 from asyncdistil.log.failpoint import failpoint
 from asyncdistil.log.files import Files, write_all
 from asyncdistil.log.history import History, Located, Place
@@ -277,17 +277,9 @@ def _events(
                     event, commits=tuple(lsns[lsn] for lsn in event.commits)
                 )
             case RunBegin(retry=Retry() as retry):
-                steps = tuple(_renumbered(step, lsns) for step in retry.steps)
-                retry = msgspec.structs.replace(retry, steps=steps)
-                yield msgspec.structs.replace(event, retry=retry)
+                yield msgspec.structs.replace(event, retry=retry.renumbered(lsns))
             case _:
                 yield event
-
-
-def _renumbered(step: Retried, lsns: Mapping[Lsn, Lsn]) -> Retried:
-    """Rows that a retry asked anew, without those of commits that nobody needs for others."""
-    rows = tuple((lsns[lsn], start, stop) for lsn, start, stop in step.rows if lsn in lsns)
-    return msgspec.structs.replace(step, rows=rows)
 
 
 def moved(history: History, event: Event, moves: Moves) -> Event:
