@@ -63,3 +63,9 @@ def test_the_ready_pipeline_is_one_magpie() -> None:
     step = made.pipeline[name]
     assert (type(step).__name__, step.num_rows, step.n_turns) == ("MagpieGenerator", 3, 2)  # type: ignore[attr-defined]
     assert step.secrets() == ["hf_x"]
+
+
+def test_the_page_for_distilabels_users_lists_what_is_missing() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "from-distilabel.md").read_text()
+    assert [name for name in ABSENT if f"`{name}`" not in page] == []
+    assert [name for name in HOME if f"| `{name}`" in page.partition("## What is not")[2]] == []

@@ -172,3 +172,46 @@ print(len(MODULES) > 100, wrong)
 def test_every_name_is_found_below_the_other_name_too() -> None:
     done = run("-c", WALK)
     assert done.stdout == "True []\n", done.stderr
+
+
+SETTINGS = """
+import logging
+from distilabel.pipeline import Pipeline
+from distilabel.steps import LoadDataFromDicts, Step, StepInput
+
+logging.basicConfig(level=logging.DEBUG)
+
+
+class Tell(Step):
+    @property
+    def inputs(self):
+        return ["n"]
+
+    def process(self, inputs: StepInput):
+        self._logger.debug(f"told of {len(inputs)}")
+        yield inputs
+
+
+with Pipeline("settings") as pipeline:
+    LoadDataFromDicts(data=[{"n": 1}]) >> Tell()
+pipeline.run()
+"""
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_distilabels_variables_count_where_ours_are_not_set(
+    ours: bool, script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.write_text(SETTINGS)
+    for name in ("ASYNCDISTIL_CACHE_DIR", "ASYNCDISTIL_LOG_LEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DISTILABEL_CACHE_DIR", str(tmp_path / "theirs"))
+    monkeypatch.setenv("DISTILABEL_LOG_LEVEL", "debug")
+    if ours:
+        monkeypatch.setenv("ASYNCDISTIL_CACHE_DIR", str(tmp_path / "ours"))
+        monkeypatch.setenv("ASYNCDISTIL_LOG_LEVEL", "INFO")
+    done = run("-m", "asyncdistil.compat", script)
+    assert done.returncode == 0, done.stderr
+    assert ("told of 1" in done.stderr) is not ours
+    kept = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert kept == {"ours" if ours else "theirs"}

@@ -23,6 +23,10 @@ VARIABLE = "ASYNCDISTIL_STANDS_IN"
 _OURS = "asyncdistil."
 _THEIRS = "distilabel"
 _STAND_IN = "asyncdistil.compat.distilabel"
+_SETTINGS = {
+    "DISTILABEL_CACHE_DIR": "ASYNCDISTIL_CACHE_DIR",
+    "DISTILABEL_LOG_LEVEL": "ASYNCDISTIL_LOG_LEVEL",
+}
 
 
 class OldNames:
@@ -95,6 +99,9 @@ def stands_in() -> bool:
 def stand_in() -> None:
     """From now on, ``import distilabel`` gives asyncdistil in this process and its workers.
 
+    distilabel's environment variables for the cache and the log level then count where ours are
+    not set.
+
     Raises:
         ImportError: The real one has been imported already.
     """
@@ -107,3 +114,6 @@ def stand_in() -> None:
         )
     install()
     os.environ[VARIABLE] = "1"
+    for theirs, ours in _SETTINGS.items():
+        if theirs in os.environ:
+            os.environ.setdefault(ours, os.environ[theirs])

@@ -7,6 +7,10 @@ name its classes.
 from __future__ import annotations
 
 _HOMES: dict[str, str] = {
+    "compat.annotations": (
+        "DownstreamConnectable DownstreamConnectableSteps InputDataset "
+        "PipelineRuntimeParametersInfo StepLoadStatus TokenCount UpstreamConnectableSteps"
+    ),
     "distiset": "Distiset",
     "mixins.runtime_parameters": "RuntimeParameter",
     "models": (
@@ -80,13 +84,23 @@ HOME: dict[str, str] = {
 } | _RENAMED
 """Name to the module below ``asyncdistil`` that has it; ``module:other`` if it is renamed."""
 
+_CONSTANTS = (
+    "BASE_CACHE_DIR CONVERGENCE_STEP_ATTR_NAME DISTILABEL_DOCS_URL DISTISET_ARTIFACTS_FOLDER "
+    "DISTISET_CONFIG_FOLDER INPUT_QUEUE_ATTR_NAME LAST_BATCH_SENT_FLAG PIPELINES_CACHE_DIR "
+    "PIPELINE_CONFIG_FILENAME PIPELINE_LOG_FILENAME RECEIVES_ROUTED_BATCHES_ATTR_NAME "
+    "ROUTING_BATCH_FUNCTION_ATTR_NAME SIGINT_HANDLER_CALLED_ENV_NAME STEPS_ARTIFACTS_PATH "
+    "STEPS_OUTPUTS_PATH STEP_ATTR_NAME"
+)
 _SERVED = "start the engine's own server and use OpenAIEmbeddings with its base_url"
 
 ABSENT: dict[str, str] = {
     "ArenaHard": "it is defined in an example of distilabel's documentation, not in a release",
+    **dict.fromkeys(_CONSTANTS.split(), "it is a name inside distilabel's own runtime"),
     "DAG": "Pipeline.graph gives a copy of the wiring",
+    "InferenceEndpointsBaseClient": "derive your class from InferenceEndpointsLLM",
     "LlamaCppEmbeddings": _SERVED,
     "MlxLLM": "start mlx_lm.server and use OpenAILLM with its base_url",
+    "OpenAIBaseClient": "derive your class from OpenAILLM",
     "RayPipeline": "use Pipeline, which runs on one machine",
     "RequirementsMixin": "use the decorator asyncdistil.pipeline.requirements",
     "SignatureMixin": "every step has identity(), which names all that can change its rows",
@@ -123,6 +137,10 @@ _TYPES_MODELS = (
     "StructuredOutputType"
 )
 _TYPES_STEPS = "GeneratorStepOutput StepColumns StepOutput"
+_TYPES_PIPELINE = (
+    "DownstreamConnectable DownstreamConnectableSteps InputDataset LoadGroups "
+    "PipelineRuntimeParametersInfo StepLoadStatus UpstreamConnectableSteps"
+)
 _IMPROVING = (
     "BitextRetrievalGenerator EmbeddingTaskGenerator GenerateLongTextMatchingData "
     "GenerateShortTextMatchingData GenerateTextClassificationData GenerateTextRetrievalData "
@@ -130,7 +148,7 @@ _IMPROVING = (
 )
 
 _MODULES: dict[str, str] = {
-    "constants": "DISTILABEL_METADATA_KEY",
+    "constants": f"DISTILABEL_METADATA_KEY {_CONSTANTS}",
     "distiset": "Distiset create_distiset",
     "embeddings": _EMBEDDINGS,
     "errors": (
@@ -148,6 +166,9 @@ _MODULES: dict[str, str] = {
     ),
     "mixins.signature": "SignatureMixin",
     "models": f"{_LLMS} {_EMBEDDINGS} {_IMAGES}",
+    "models.base_clients": "InferenceEndpointsBaseClient OpenAIBaseClient",
+    "models.base_clients.inference_endpoints": "InferenceEndpointsBaseClient",
+    "models.base_clients.openai": "OpenAIBaseClient",
     "models.embeddings": _EMBEDDINGS,
     "models.embeddings.base": "Embeddings",
     "models.embeddings.llamacpp": "LlamaCppEmbeddings",
@@ -296,10 +317,10 @@ _MODULES: dict[str, str] = {
     "steps.tasks.urial": "URIAL",
     "steps.truncate": "TruncateTextColumn",
     "steps.typing": f"{_TYPES_STEPS} StepInput",
-    "typing": f"{_TYPES_BASE} {_TYPES_MODELS} {_TYPES_STEPS} LoadGroups",
+    "typing": f"{_TYPES_BASE} {_TYPES_MODELS} {_TYPES_STEPS} {_TYPES_PIPELINE} TokenCount",
     "typing.base": _TYPES_BASE,
-    "typing.models": _TYPES_MODELS,
-    "typing.pipeline": "LoadGroups",
+    "typing.models": f"{_TYPES_MODELS} TokenCount",
+    "typing.pipeline": _TYPES_PIPELINE,
     "typing.steps": _TYPES_STEPS,
     "utils": "",
     "utils.chat": "is_openai_format",
