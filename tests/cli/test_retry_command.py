@@ -31,10 +31,10 @@ class Half(RowStep):
 
 
 with Pipeline("halves") as pipeline:
-    LoadDataFromDicts(name="load", data=[{"n": n} for n in range(6)]) >> Half(name="half")
+    Half(name="half")
 
 if __name__ == "__main__":
-    pipeline.run()
+    pipeline.run(dataset=[{"n": n} for n in range(6)])
 """
 FILE = """
 pipeline:

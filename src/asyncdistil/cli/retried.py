@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,20 +41,26 @@ def retry(
         UsageError: Nothing of the name is stored, or its steps need a script.
         UserError: The run can't be mended so.
     """
+    from asyncdistil.pipeline import run as runs
+    from asyncdistil.pipeline.options import RunOptions
+    from asyncdistil.pipeline.retry import Wish
+    from asyncdistil.pipeline.watch import WATCHER
+
     path = Path(wanted)
     if path.suffix in _SCRIPTS or path.is_file():
-        pipeline, _ = reached_by(path, arguments, parameters=(), pipeline_name=pipeline_name)
+        pipeline, options = reached_by(path, arguments, parameters=(), pipeline_name=pipeline_name)
+        # What the script says of a run in general holds: its dataset, its budget.
+        options = replace(options, use_cache=True, retry_failed=True)
     else:
-        pipeline, run = _stored(wanted, cache_dir)
+        (pipeline, run), options = _stored(wanted, cache_dir), RunOptions()
+    wish = Wish(run, step, where, changed(parameters, step, pipeline))
     console = Console(stderr=True)
     display = ProgressDisplay(console, parameters={})
     voice = Voice(console, verbose=verbose)
     listen(voice)
-    from asyncdistil.pipeline.watch import WATCHER
-
     token = WATCHER.set(display)
     try:
-        pipeline.retry(step, where, changed(parameters, step, pipeline), run=run)
+        runs.retry(pipeline, options, wish)
     finally:
         WATCHER.reset(token)
         display.close()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 
 if TYPE_CHECKING:
     from asyncdistil.distiset import Distiset
-    from asyncdistil.pipeline.options import Budget, OnCorruption, SyncMode
+    from asyncdistil.pipeline.options import Budget, LoadGroups, OnCorruption, SyncMode
     from asyncdistil.pipeline.pipeline import Pipeline
     from asyncdistil.pipeline.retry import Wish
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 class RetryOptions(TypedDict, total=False):
     """Arguments of a retry that are given by name; `RunOptions` says what each means."""
 
+    dataset: Any
+    dataset_batch_size: int
+    load_groups: LoadGroups | None
     on_error: Literal["raise"] | None
     on_corruption: OnCorruption
     sync_mode: SyncMode
@@ -50,7 +53,8 @@ class AfterRuns:
                 retry computes. They do not stay on the steps, and no other run is served such
                 rows, unless all of it has these parameters.
             run: Id of the run, or how it begins; by default the newest one of this pipeline.
-            options: ``on_error``, ``budget``, ``wait_seconds`` and others, as for `run`.
+            options: ``dataset``, if the run was given one, for its columns; ``on_error``,
+                ``budget``, ``wait_seconds`` and others, as for `run`.
 
         Raises:
             UnknownRun: Nothing is stored, or there is no such run or step.
