@@ -42,6 +42,7 @@ from asyncdistil.testing import answers, chaos, wire
 from asyncdistil.testing.batch_service import BatchService
 from asyncdistil.testing.chaos import Fault, Script, Seen
 from asyncdistil.testing.dialects import DIALECTS, NAME, Asked, Reader, Said
+from asyncdistil.testing.message_batches import MessageBatches
 from asyncdistil.testing.occupancy import Occupancy
 
 _CLOSE_SECONDS = 2.0
@@ -104,6 +105,7 @@ class ModelServer:
         requests: The last ``keep`` requests, oldest first.
         script: Asked for a fault at each request; may be replaced while running.
         batches: Files and batches of the OpenAI dialect.
+        message_batches: Batches of Anthropic's.
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class ModelServer:
         self.requests: deque[Recorded] = deque(maxlen=keep)
         self.script = script
         self.batches = BatchService(self._answer_line)
+        self.message_batches = MessageBatches(self._answer_line)
         self._latency = (latency_seconds, latency_sigma)
         self._concurrent_limit = concurrent_limit
         self._rate = requests_per_second
@@ -232,8 +235,9 @@ class ModelServer:
     # --- requests ---------------------------------------------------------------------------
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        if self.batches.serves(request.path):
-            return await self._batch(request)
+        for service in (self.batches, self.message_batches):
+            if service.serves(request.path):
+                return await self._batch(request, service)
         if request.method != "POST":
             return self._get(request.path, request.query)
         for ending, kind, read, write in DIALECTS:
@@ -253,7 +257,9 @@ class ModelServer:
             return wire.reply({"status": "ok"})
         return wire.error("404", "no such route")
 
-    async def _batch(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _batch(
+        self, request: web.BaseRequest, service: BatchService | MessageBatches
+    ) -> web.StreamResponse:
         """Serve the batch service, with the faults of the script."""
         asked = f"{request.method} {request.path}".encode()
         fault = self._judge(request, Asked("", ""), asked, self.stats.requests)
@@ -263,7 +269,7 @@ class ModelServer:
         if fault is not None:
             self.stats.faults[fault.kind] += 1
             return await wire.commit(request, fault)
-        return await self.batches.serve(request)
+        return await service.serve(request)
 
     def _answer_line(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
         """Answer a line of a batch as the same request would be answered alone."""

@@ -2,12 +2,15 @@
 
 import inspect
 import os
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, ClassVar
 
 from pydantic import AliasChoices, Field
 
-from asyncdistil.models import content
+from asyncdistil.models import content, offline
+from asyncdistil.models.http import HttpClient
+from asyncdistil.models.llms.batched import BatchedLLM
 from asyncdistil.models.llms.remote import Reading, Request
 from asyncdistil.models.llms.through_sdk import SdkLLM, decoded
 from asyncdistil.models.parameters import Setting
@@ -17,8 +20,11 @@ from asyncdistil.models.typing import FormattedInput, GenerateOutput
 _OUTCOMES: dict[str, Outcome] = {"max_tokens": "truncated", "refusal": "refused"}
 
 
-class AnthropicLLM(SdkLLM):
+class AnthropicLLM(BatchedLLM, SdkLLM):
     """A Claude model; the key is read from ``ANTHROPIC_API_KEY`` unless given.
+
+    With ``use_offline_batch_generation=True`` it is asked through Message Batches, see
+    `BatchedLLM`.
 
     Attributes:
         model: Model id.
@@ -103,39 +109,60 @@ class AnthropicLLM(SdkLLM):
         return await self._answer(request, num_generations, temperature=temperature)
 
     async def _send(self, request: Request, count: int) -> list[Reply]:
-        system, messages = content.without_system(request.body["messages"])
-        body: dict[str, Any] = {
-            **request.body,
-            "messages": [
-                {**message, "content": content.anthropic_content(message.get("content"))}
-                for message in messages
-            ],
-        }
-        if system:
-            body["system"] = system
+        body = _params(request.body)
         async with self._calling() as client:
             known = inspect.signature(client.messages.create).parameters
             # Fields that this version of the SDK does not know (any more) still reach the service.
             unknown = {name: body.pop(name) for name in list(body) if name not in known}
             raw = await client.messages.with_raw_response.create(**body, extra_body=unknown)
             data = raw.http_response.content
-        reply = decoded(data)
-        usage = reply.get("usage") or {}
-        outcome = _OUTCOMES.get(reply.get("stop_reason") or "", "ok")
-        if outcome == "ok" and _text(reply) is None:
-            outcome = "empty"
-        return [
-            Reply(
-                outcome,
-                data,
-                raw.headers.get("server", "") or reply.get("model", ""),
-                usage.get("input_tokens", 0),
-                usage.get("output_tokens", 0),
-            )
-        ]
+        return [_reply(data, raw.headers.get("server", ""))]
+
+    def _batch_service(self, client: HttpClient) -> offline.BatchService:
+        return offline.AnthropicBatches(
+            client,
+            self._call,
+            params=_params,
+            reply=_reply,
+            timeout_seconds=self.timeout_seconds,
+        )
+
+    def _batch_headers(self, key: str) -> Mapping[str, str]:
+        return {"x-api-key": key, "anthropic-version": "2023-06-01"}
 
     def _read(self, reply: Reply) -> Reading:
         return Reading(_text(decoded(reply.body)))
+
+
+def _params(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as the service takes it."""
+    system, messages = content.without_system(body["messages"])
+    params: dict[str, Any] = {
+        **body,
+        "messages": [
+            {**message, "content": content.anthropic_content(message.get("content"))}
+            for message in messages
+        ],
+    }
+    if system:
+        params["system"] = system
+    return params
+
+
+def _reply(data: bytes, server: str) -> Reply:
+    """A message as it is stored."""
+    message = decoded(data)
+    usage = message.get("usage") or {}
+    outcome = _OUTCOMES.get(message.get("stop_reason") or "", "ok")
+    if outcome == "ok" and _text(message) is None:
+        outcome = "empty"
+    return Reply(
+        outcome,
+        data,
+        server or message.get("model", ""),
+        usage.get("input_tokens", 0),
+        usage.get("output_tokens", 0),
+    )
 
 
 def _text(reply: Any) -> str | None:

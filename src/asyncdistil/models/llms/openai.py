@@ -1,16 +1,15 @@
 """OpenAI's chat completions, and every service that speaks that dialect."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
 from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr
 
-from asyncdistil.errors import ParameterError
-from asyncdistil.models import loop, memoized, offline, openai_replies
+from asyncdistil.models import offline, openai_replies
 from asyncdistil.models.http import HttpClient
-from asyncdistil.models.identity import public_url
+from asyncdistil.models.llms.batched import BatchedLLM
 from asyncdistil.models.llms.remote import Reading, RemoteLLM, Request
 from asyncdistil.models.openai_replies import StreamedReply
 from asyncdistil.models.parameters import Setting
@@ -119,16 +118,13 @@ def json_schema_format(structure: Structure) -> dict[str, Any]:
     }
 
 
-class OpenAILLM(ChatCompletionsLLM):
+class OpenAILLM(BatchedLLM, ChatCompletionsLLM):
     """OpenAI, or any service that speaks its dialect (``base_url=``).
 
     The key is read from ``OPENAI_API_KEY``, the URL from ``OPENAI_BASE_URL`` unless given. A
     service elsewhere than at OpenAI needs no key.
 
-    With ``use_offline_batch_generation=True`` a task's questions go out as batches: at half the
-    list price, answered within a day. The run stops with `BatchesPending` until they are, and the
-    next run fetches the answers; with ``offline_batch_generation_block_until_done=60`` it waits,
-    looking every 60 seconds. Whatever happens in between, nothing is submitted twice.
+    With ``use_offline_batch_generation=True`` it is asked through batches, see `BatchedLLM`.
 
     Example:
         >>> from asyncdistil.testing.model_server import ModelServer
@@ -148,12 +144,6 @@ class OpenAILLM(ChatCompletionsLLM):
 
     provider: ClassVar[str] = "openai"
     key_variable: ClassVar[str] = "OPENAI_API_KEY"
-
-    # Whether the service has OpenAI's batches too.
-    has_batches: ClassVar[bool] = True
-    batch_share_of_price: ClassVar[float] = 0.5
-
-    _journal: offline.ModelJournal = PrivateAttr(default_factory=offline.ModelJournal)
 
     def _needs_key(self) -> bool:
         return self._service_url().startswith(OPENAI_URL)
@@ -212,69 +202,8 @@ class OpenAILLM(ChatCompletionsLLM):
         )
         return await self._answer(request, num_generations, temperature=temperature)
 
-    def offline_batch_generate(
-        self,
-        inputs: list[FormattedInput] | None = None,
-        num_generations: int = 1,
-        **kwargs: Any,
-    ) -> list[GenerateOutput]:
-        """Answer inputs through batches.
-
-        Args:
-            inputs: As `agenerate` takes them.
-            num_generations: Answers wanted per input.
-            kwargs: Generation parameters; ``jobs_ids``, ids of batches submitted elsewhere.
-
-        Raises:
-            BatchesPending: The service is not done, and the model is not to wait for it.
-            RunStopped: The service refuses the batch, or the run can't go on for another reason.
-            ParameterError: This service has no batches.
-        """
-        if not self.has_batches:
-            return super().offline_batch_generate(inputs, num_generations, **kwargs)
-        if not self._client:
-            raise ParameterError(f"{type(self).__name__} is not loaded: call `load()` first")
-        jobs_ids = tuple(kwargs.pop("jobs_ids", None) or ())
-        return loop.run(self._through_batches(inputs or [], num_generations, kwargs, jobs_ids))
-
-    async def _through_batches(
-        self,
-        inputs: Sequence[FormattedInput],
-        num_generations: int,
-        kwargs: Mapping[str, Any],
-        jobs_ids: Sequence[str],
-    ) -> list[GenerateOutput]:
-        gathering = offline.Gathering(self._memoized.reported)
-        twin = self.model_copy()
-        twin._memoized = gathering
-        key, url = self._key(), self._service_url()
-        client = HttpClient(
-            url,
-            headers=self._headers(key),
-            secrets=[key],
-            max_reply_bytes=offline.MAX_OUTPUT_BYTES,
-        )
-        try:
-            desk = offline.Desk(
-                offline.OpenAIBatches(client, self._call, timeout_seconds=self.timeout_seconds),
-                offline.journal_around(self._journal),
-                memoized.current_store(),
-                offline.Habits.around(
-                    service=f"{self.provider} {public_url(url)}",
-                    poll_seconds=self.offline_batch_generation_block_until_done,
-                    priced=lambda replies, request: self._priced(
-                        replies, request, share=self.batch_share_of_price
-                    ),
-                    place=gathering.place,
-                ),
-            )
-            await desk.adopt(jobs_ids)
-            return await gathering.hold(
-                desk,
-                [twin._agenerate_guarded(item, num_generations, kwargs) for item in inputs],
-            )
-        finally:
-            client.close()
+    def _batch_service(self, client: HttpClient) -> offline.BatchService:
+        return offline.OpenAIBatches(client, self._call, timeout_seconds=self.timeout_seconds)
 
     def _length_field(self) -> str:
         """OpenAI renamed the field; the services that follow it know the older name."""

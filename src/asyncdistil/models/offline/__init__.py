@@ -4,9 +4,10 @@ What was submitted is known by a record that outlives any crash, so that a later
 answers instead of paying for them again.
 """
 
+from asyncdistil.models.offline.anthropic import AnthropicBatches
 from asyncdistil.models.offline.desk import Desk, Habits
 from asyncdistil.models.offline.gathering import Gathering
-from asyncdistil.models.offline.openai import MAX_OUTPUT_BYTES, OpenAIBatches
+from asyncdistil.models.offline.openai import OpenAIBatches
 from asyncdistil.models.offline.records import (
     BatchRecord,
     FileJournal,
@@ -14,10 +15,13 @@ from asyncdistil.models.offline.records import (
     ModelJournal,
     journal_around,
 )
+from asyncdistil.models.offline.service import MAX_OUTPUT_BYTES, BatchService
 
 __all__ = [
     "MAX_OUTPUT_BYTES",
+    "AnthropicBatches",
     "BatchRecord",
+    "BatchService",
     "Desk",
     "FileJournal",
     "Gathering",

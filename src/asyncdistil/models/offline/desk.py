@@ -22,15 +22,8 @@ from asyncdistil.log.failpoint import failpoint
 from asyncdistil.memo import Key
 from asyncdistil.models import memoized
 from asyncdistil.models.memoized import ReplyStore, failed_reply
-from asyncdistil.models.offline.openai import (
-    MAX_FILE_BYTES,
-    MAX_LINES,
-    Line,
-    OpenAIBatches,
-    Progress,
-    Result,
-)
 from asyncdistil.models.offline.records import BatchRecord, Journal, LineId, batch_name
+from asyncdistil.models.offline.service import BatchService, Line, Progress, Result
 from asyncdistil.models.output import FATAL
 from asyncdistil.models.reply import Reply
 from asyncdistil.transport import brokers
@@ -102,7 +95,7 @@ class Habits:
 class Desk:
     """Answers the samples of one model."""
 
-    batches: OpenAIBatches
+    batches: BatchService
     journal: Journal
     store: ReplyStore | None
     habits: Habits
@@ -184,7 +177,9 @@ class Desk:
         found: list[BatchRecord] = []
         uncovered = set(left)
         tries: Counter[LineId] = Counter()
-        for record in self.journal.read():
+        records = self.journal.read()
+        known = frozenset(record.batch_id for record in records)
+        for record in records:
             if record.service != self.habits.service:
                 continue
             if self.habits.own_run and record.run != self.habits.run:
@@ -195,17 +190,18 @@ class Desk:
             covered = record.covers() & uncovered
             if not covered:
                 continue
-            if not record.batch_id and not await self._found(record):
+            if not record.batch_id and not await self._found(record, known):
                 continue
             uncovered -= covered
             found.append(record)
         if uncovered:
-            found += await self._submit({n: left[n] for n in left if n in uncovered}, tries)
+            open_ones = {n: left[n] for n in left if n in uncovered}
+            found += await self._submit(open_ones, tries, known)
         return found
 
-    async def _found(self, record: BatchRecord) -> bool:
+    async def _found(self, record: BatchRecord, known: frozenset[str]) -> bool:
         """Find out whether a batch that was intended has been sent."""
-        batch_id = await self.batches.find(record.name)
+        batch_id = await self.batches.find(record, known)
         if batch_id:
             self.journal.write(_with_id(record, batch_id))
         else:
@@ -215,13 +211,14 @@ class Desk:
             self.journal.write(record)
         return bool(batch_id)
 
-    async def _submit(self, left: Wanted, tries: Counter[LineId]) -> list[BatchRecord]:
+    async def _submit(
+        self, left: Wanted, tries: Counter[LineId], known: frozenset[str]
+    ) -> list[BatchRecord]:
         submitted: list[BatchRecord] = []
-        for lines in _portions(_lines(left)):
-            for line in lines:
-                self._tries.update((LineId.parse(line.id) or LineId(line.id, 0)).samples())
-            ids = [line.id for line in lines]
-            samples = [s for i in map(LineId.parse, ids) if i is not None for s in i.samples()]
+        for lines in _portions(_lines(left, self.batches.several_per_line), self.batches):
+            ids = [str(line.id) for line in lines]
+            samples = [sample for line in lines for sample in line.id.samples()]
+            self._tries.update(samples)
             number = 1 + max(tries[sample] for sample in samples)
             run = self.habits.run if self.habits.own_run else ""
             record = BatchRecord(
@@ -234,12 +231,13 @@ class Desk:
             )
             self.journal.write(record)
             failpoint("offline.intended")
-            record = _with_id(record, await self.batches.submit(record.name, lines))
+            record = _with_id(record, await self.batches.submit(record, lines, known))
             failpoint("offline.sent")
             self.journal.write(record)
             failpoint("offline.waiting")
             _log.info("submitted %d requests as batch %s", len(lines), record.batch_id)
             submitted.append(record)
+            known |= {record.batch_id}
         return submitted
 
     async def _take(
@@ -370,12 +368,19 @@ def _book(requests: int, replies: Sequence[Reply]) -> None:
         )
 
 
-def _lines(left: Wanted) -> list[Line]:
-    """One line for each run of consecutive samples of a request: its prompt is paid for once."""
+def _lines(left: Wanted, several: bool) -> list[Line]:
+    """Make the lines that ask for samples.
+
+    Args:
+        left: What is wanted.
+        several: One line for each run of consecutive samples of a request, whose prompt is paid
+            for once then; else one for each sample.
+    """
     runs: list[tuple[LineId, Sample]] = []
     for name, sample in sorted(left.items(), key=lambda item: (item[0].request, item[0].first)):
         last = runs[-1][0] if runs else None
-        if last and last.request == name.request and last.first + last.count == name.first:
+        follows = last and last.request == name.request and last.first + last.count == name.first
+        if several and last and follows:
             runs[-1] = LineId(last.request, last.first, last.count + 1), runs[-1][1]
         else:
             runs.append((name, sample))
@@ -388,19 +393,19 @@ def _line(name: LineId, request: Request) -> Line:
     body = {**request.body, **request.unkeyed}
     if name.count > 1:
         body["n"] = name.count
-    return Line(str(name), request.path, body)
+    return Line(name, request.path, body)
 
 
-def _portions(lines: Sequence[Line]) -> list[list[Line]]:
+def _portions(lines: Sequence[Line], service: BatchService) -> list[list[Line]]:
     """Cut lines into batches that the service takes: of one path, not too many, not too long."""
     portions: list[list[Line]] = []
     room = 0
     for line in sorted(lines, key=lambda line: line.path):
-        size = len(line.encoded())
+        size = len(service.encoded(line))
         last = portions[-1] if portions else None
-        if not last or last[0].path != line.path or len(last) == MAX_LINES or room < size:
+        if not last or last[0].path != line.path or len(last) == service.max_lines or room < size:
             portions.append([])
-            room = MAX_FILE_BYTES
+            room = service.max_bytes
         portions[-1].append(line)
         room -= size
     return portions

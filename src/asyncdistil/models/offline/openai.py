@@ -10,98 +10,25 @@ Source: https://platform.openai.com/docs/api-reference/batch
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from asyncdistil.errors import ModelError
 from asyncdistil.models import openai_replies
 from asyncdistil.models.http import HttpClient
-from asyncdistil.models.offline.records import LineId
-from asyncdistil.models.reply import Reply
+from asyncdistil.models.offline.records import BatchRecord, LineId
+from asyncdistil.models.offline.service import TRANSFER_SECONDS, Caller, Line, Progress, Result
 from asyncdistil.models.retry import Course, RequestFailed, judge_status, unreadable
 
 T = TypeVar("T")
-
-MAX_LINES = 50_000
-MAX_FILE_BYTES = 100_000_000
-MAX_OUTPUT_BYTES = 2 << 30
 
 NAME_FIELD = "asyncdistil_batch"
 """Metadata field in which a batch carries the name that we gave it."""
 
 _LISTED_AT_ONCE = 100
 _MOST_PAGES = 20
-_UPLOAD_SECONDS = 900.0
-
-
-class Line(NamedTuple):
-    """One request of a batch.
-
-    Attributes:
-        id: Its name.
-        path: Route below the version, ``/chat/completions``.
-        body: The request, whole.
-    """
-
-    id: str
-    path: str
-    body: dict[str, Any]
-
-    def encoded(self) -> bytes:
-        """The line of the file, its end included."""
-        line = {
-            "custom_id": self.id,
-            "method": "POST",
-            "url": f"/v1{self.path}",
-            "body": self.body,
-        }
-        return msgspec.json.encode(line) + b"\n"
-
-
-class Progress(NamedTuple):
-    """How far a batch is.
-
-    Attributes:
-        state: ``waiting``; ``ended``: there are answers, perhaps not to all lines; ``failed``:
-            it was refused as a whole; ``cancelled``: by its owner; ``unknown``: there is none.
-        done: Lines that came to an end.
-        total: Lines.
-        why: What the provider says about the end.
-        files: Ids of the files of answers and of errors.
-    """
-
-    state: Literal["waiting", "ended", "failed", "cancelled", "unknown"]
-    done: int = 0
-    total: int = 0
-    why: str = ""
-    files: tuple[str, ...] = ()
-
-
-class Result(NamedTuple):
-    """What became of a line.
-
-    Attributes:
-        id: The line.
-        replies: Its answers, costs not filled in.
-        error: Why there are none.
-        passing: Whether the line may be answered if it is asked again.
-    """
-
-    id: LineId
-    replies: list[Reply]
-    error: ModelError | None = None
-    passing: bool = False
-
-
-class Caller(Protocol):
-    """Makes tries of a request until one is answered; `RemoteLLM` has one."""
-
-    def __call__(self, send: Callable[[], Awaitable[tuple[T, int]]]) -> Awaitable[T]:
-        """Call ``send``, which gives an answer and tokens, or raises `RequestFailed`."""
-        ...
 
 
 class _Counts(msgspec.Struct):
@@ -158,7 +85,11 @@ _STATES: dict[str, Literal["waiting", "ended", "failed", "cancelled"]] = {
 
 
 class OpenAIBatches:
-    """One account's batches."""
+    """Batches of one account; see `BatchService`. Each carries its name as metadata."""
+
+    max_lines: ClassVar[int] = 50_000
+    max_bytes: ClassVar[int] = 100_000_000
+    several_per_line: ClassVar[bool] = True
 
     def __init__(self, client: HttpClient, call: Caller, *, timeout_seconds: float) -> None:
         """Look at an account.
@@ -172,25 +103,27 @@ class OpenAIBatches:
         self._call = call
         self._timeout_seconds = timeout_seconds
 
-    async def submit(self, name: str, lines: Sequence[Line]) -> str:
-        """Submit a batch unless there is one of this name.
+    def encoded(self, line: Line) -> bytes:
+        """A line of the file, its end included."""
+        asked = {
+            "custom_id": str(line.id),
+            "method": "POST",
+            "url": f"/v1{line.path}",
+            "body": line.body,
+        }
+        return msgspec.json.encode(asked) + b"\n"
 
-        Args:
-            name: Of the batch.
-            lines: At least one, of one path.
-
-        Returns:
-            The provider's id.
-
-        Raises:
-            ModelError: It was given up.
-        """
-        content = b"".join(line.encoded() for line in lines)
+    async def submit(
+        self, record: BatchRecord, lines: Sequence[Line], known: frozenset[str]
+    ) -> str:
+        """Upload the lines and make a batch of them."""
+        name = record.name
+        content = b"".join(map(self.encoded, lines))
         uploaded = await self._post(
             "/files",
             *_form({"purpose": "batch"}, f"asyncdistil-{name}.jsonl", content),
             kind=_File,
-            timeout_seconds=max(_UPLOAD_SECONDS, self._timeout_seconds),
+            timeout_seconds=max(TRANSFER_SECONDS, self._timeout_seconds),
         )
         order = {
             "input_file_id": uploaded.id,
@@ -212,15 +145,11 @@ class OpenAIBatches:
 
         return await self._call(send)
 
-    async def find(self, name: str) -> str:
-        """The provider's id of the batch of a name, empty if there is none.
-
-        Raises:
-            ModelError: It could not be found out.
-        """
+    async def find(self, record: BatchRecord, known: frozenset[str]) -> str:
+        """The batch that carries the record's name."""
 
         async def send() -> tuple[str, int]:
-            return await self._find(name), 0
+            return await self._find(record.name), 0
 
         return await self._call(send)
 
@@ -240,11 +169,7 @@ class OpenAIBatches:
         return ""
 
     async def look(self, batch_id: str) -> Progress:
-        """See how far a batch is.
-
-        Raises:
-            ModelError: It could not be found out.
-        """
+        """See how far a batch is."""
 
         async def send() -> tuple[_Batch | None, int]:
             try:
@@ -272,14 +197,7 @@ class OpenAIBatches:
         )
 
     async def results(self, progress: Progress) -> list[Result] | None:
-        """Fetch what became of the lines of a batch that ended, as far as it is told.
-
-        Returns:
-            ``None`` if the provider has thrown the files away.
-
-        Raises:
-            ModelError: A file could not be had.
-        """
+        """Fetch the file of answers and the file of errors."""
         results: list[Result] = []
         for file in progress.files:
             content = await self._content(file)
@@ -293,7 +211,7 @@ class OpenAIBatches:
             try:
                 return await self._client.fetch(
                     f"/files/{quote(file, safe='')}/content",
-                    timeout_seconds=max(_UPLOAD_SECONDS, self._timeout_seconds),
+                    timeout_seconds=max(TRANSFER_SECONDS, self._timeout_seconds),
                 ), 0
             except RequestFailed as failed:
                 if failed.trouble.status in {404, 410}:
