@@ -467,7 +467,8 @@ def test_a_damaged_store_is_not_collected() -> None:
     assert runs.needs
 
 
-def test_damaged_rows_that_would_have_to_be_copied_stop_the_collection() -> None:
+def test_a_segment_with_damaged_rows_stays_as_it_is() -> None:
+    """Collecting does not judge damage, and hides none."""
     disk = MemoryDisk()
     runs = Runs(disk)
     made = runs.run(1, wrote=6)
@@ -477,9 +478,12 @@ def test_damaged_rows_that_would_have_to_be_copied_stop_the_collection() -> None
     image = bytearray(disk.files()[path])
     image[ref.offset + 100] ^= 1
     disk.put(path, bytes(image))
-    with pytest.raises(CorruptRecord, match="nothing has been collected"):
-        collect(CACHE, "p", {run_id(1)}, disk)
-    assert len(read_history(ROOT, disk).commits) == 6
+    collect(CACHE, "p", {run_id(1)}, disk)
+    assert disk.files()[path] == bytes(image)
+    (left,) = read_history(ROOT, disk).commits
+    assert left.records[0] == (ref.segment, ref.offset)
+    with pytest.raises(CorruptRecord, match="damaged"):
+        runs.check(disk, {run_id(2)}, exact=True)
 
 
 # --- kills, power cuts, a disk that refuses -------------------------------------------------------

@@ -54,7 +54,7 @@ def gc(
     )
     folder = folder_of(cache_dir)
     if name is not None:
-        _refuse_unknown(folder, name)
+        refuse_unknown(folder, name)
     found = Collection(folder, LocalFiles(), name)
     found.choose(limits)
     freed = found.freed_bytes() if dry_run else found.collect()
@@ -149,7 +149,7 @@ def show_runs(name: str, cache_dir: Path | None, *, as_json: bool) -> None:
         UsageError: Nothing of this name is stored.
     """
     folder = folder_of(cache_dir)
-    _refuse_unknown(folder, name)
+    refuse_unknown(folder, name)
     survey = Survey(store_root(folder, name), name, LocalFiles())
     rows = [_run_row(survey, share) for share in survey.shares()]
     if as_json:
@@ -160,8 +160,8 @@ def show_runs(name: str, cache_dir: Path | None, *, as_json: bool) -> None:
         "ended",
         "how it ended",
         "rows",
-        "of earlier runs",
-        "goes with it",
+        "reused",
+        "frees",
         "again",
         "pin",
         right=(3, 4, 5),
@@ -169,7 +169,7 @@ def show_runs(name: str, cache_dir: Path | None, *, as_json: bool) -> None:
     for row in rows:
         shown.add_row(
             row["run"][:8],
-            row["ended"],
+            row["ended"][:16].replace("T", " "),
             Text(row["how"]),
             f"{row['rows']:,}",
             f"{row['commits_of_earlier_runs']:,} of {row['commits']:,}",
@@ -230,7 +230,12 @@ def _names(folder: Path) -> list[str]:
     return [label for _, label in stores(folder) if label is not None]
 
 
-def _refuse_unknown(folder: Path, name: str) -> None:
+def refuse_unknown(folder: Path, name: str) -> None:
+    """Make sure that something is stored under a name.
+
+    Raises:
+        UsageError: Nothing is.
+    """
     names = _names(folder)
     if name not in names:
         close = get_close_matches(name, names, n=1)
@@ -255,7 +260,7 @@ def _resolved(folder: Path, wanted: str) -> tuple[str, RunId | None]:
     if len(found) > 1:
         raise UsageError(f"{wanted!r} is how {len(found)} runs begin: name more of the id")
     if not found:
-        _refuse_unknown(folder, wanted)
+        refuse_unknown(folder, wanted)
     return found.pop()
 
 

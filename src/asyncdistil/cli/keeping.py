@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from asyncdistil.cli.ending import told
 from asyncdistil.cli.options import CacheDir, Debug, DryRun, Json, Name, OneOrAll, Pinnable
 
 cache = typer.Typer(
-    help="List, check, collect what is stored.",
+    help="List, check, collect, carry away what is stored.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -100,3 +101,40 @@ def cache_unpin(
         from asyncdistil.cli import collected
 
         collected.pin(wanted, cache_dir, pinned=False, as_json=as_json)
+
+
+@cache.command("export")
+def cache_export(
+    name: Name,
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="Id of a run; the newest without it.")
+    ] = "",
+    to: Annotated[
+        Path | None, typer.Option(help="File to write.", show_default="PIPELINE.adpack")
+    ] = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Pack a dataset with all that it was made of into one file."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import packed
+
+        packed.export_run(name, run, to, cache_dir, as_json=as_json)
+
+
+@cache.command("import")
+def cache_import(
+    pack: Annotated[Path, typer.Argument(metavar="FILE", help="What export wrote.")],
+    sha256: Annotated[
+        str, typer.Option(metavar="HEX", help="Refuse a file that has another SHA-256.")
+    ] = "",
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Take in a packed dataset: its script then has nothing to do here."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import packed
+
+        packed.import_pack(pack, cache_dir, sha256=sha256, as_json=as_json)

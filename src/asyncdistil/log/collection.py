@@ -15,7 +15,7 @@ from asyncdistil.batch import RunId
 from asyncdistil.errors import StorageError
 from asyncdistil.log.failpoint import failpoint
 from asyncdistil.log.files import Files
-from asyncdistil.log.history import History, RunPart, read_history
+from asyncdistil.log.history import History, Place, RunPart, read_history
 from asyncdistil.log.kept import Demand
 from asyncdistil.log.names import commit_path
 from asyncdistil.log.pins import Pins, read_pins
@@ -188,14 +188,16 @@ def _collect(survey: Survey, files: Files, *, rewritten: bool) -> None:
     history, demand, root = survey.history, survey.demand, survey.root
     segments = segments_of(history, demand.records, files)
     sparse = [segment for segment in segments if segment.sparse]
+    copied: set[Place] = set()
     old_logs = _commit_files(root, files)
     _unlink_all(_unfinished(root, files), files)
     if rewritten:
         moves = copy_live(history, sparse, files)
+        copied.update(moves)
         write_log(history, demand.log(), moves, files)
         new_log = commit_path(root, history.next_number)
         _unlink_all([path for path in old_logs if path != new_log], files)
-    _unlink_all([one.path for one in segments if one.dead or one.sparse], files)
+    _unlink_all([one.path for one in segments if copied.issuperset(one.live)], files)
     _unlink_all([path for _, path in survey.idle_files()], files)
 
 

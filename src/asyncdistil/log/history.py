@@ -47,7 +47,8 @@ class Located(NamedTuple):
         run: That wrote it.
         lineage: Of the step, or of the router.
         size_bytes: Of its record.
-        records: Records of rows that it names, as outputs and as inputs; none for a route.
+        records: Records of rows that it names, outputs first, then inputs; none for a route.
+        outputs: How many of these are outputs.
         rows: Rows that came out.
         samples: Names of the memo's entries that it took.
     """
@@ -58,6 +59,7 @@ class Located(NamedTuple):
     lineage: Digest
     size_bytes: int
     records: tuple[Place, ...] = ()
+    outputs: int = 0
     rows: int = 0
     samples: tuple[tuple[bytes, int], ...] = ()
 
@@ -126,7 +128,6 @@ class History:
         self.lengths: dict[Place, int] = {}
         self._files = files
         self._expected = 0
-        self._newest: RunPart | None = None
         recovered = recover(root, files, exclusive=False, on_record=self._take)
         self.store_id = recovered.store_id or b""
         self.tail: Tail = recovered.tail
@@ -193,7 +194,17 @@ class History:
         rows = sum(ref.rows for ref in event.outputs)
         samples = event.samples
         run = self._run(event.run, lsn)
-        located = Located(lsn, place, run.run, event.lineage, size_bytes, records, rows, samples)
+        located = Located(
+            lsn,
+            place,
+            run.run,
+            event.lineage,
+            size_bytes,
+            records,
+            len(event.outputs),
+            rows,
+            samples,
+        )
         self.commits.append(located)
         run.wrote.append(lsn)
         run.lineages.add(event.lineage)
@@ -203,7 +214,7 @@ class History:
             case RunBegin():
                 run = self.runs.pop(event.run, None) or RunPart(event.run, event, lsn, lsn)
                 # Behind the others again: it is the newest.
-                self.runs[event.run] = self._newest = run
+                self.runs[event.run] = run
                 run.begin, run.end, run.seconds = event, None, event.wall_seconds
                 run.last_lsn = lsn
                 run.lineages.update(event.lineages)
@@ -219,14 +230,34 @@ class History:
                 pass
 
     def _run(self, run: RunId, lsn: Lsn) -> RunPart:
-        """The run, or the one that it must have been part of if its beginning is lost."""
-        found = self.runs.get(run) or self._newest
+        found = self.runs.get(run)
         if found is None:
-            found = self.runs[run] = self._newest = RunPart(run, None, lsn, lsn, sure=False)
+            # Its beginning may come later, as that of a run that was taken in from elsewhere.
+            found = self.runs[run] = RunPart(run, None, lsn, lsn)
         found.last_lsn = lsn
         return found
 
+    def _adopt(self) -> None:
+        """Give what runs did whose beginning is lost to the run that had begun last by then."""
+        begun = [run for run in self.runs.values() if run.begin is not None]
+        heirs: dict[RunId, RunId] = {}
+        for lost in [run for run in self.runs.values() if run.begin is None]:
+            before = [run for run in begun if run.first_lsn < lost.first_lsn]
+            if not before:
+                lost.sure = False
+                continue
+            heir = max(before, key=lambda run: run.first_lsn)
+            heir.wrote = sorted((*heir.wrote, *lost.wrote))
+            heir.reused |= lost.reused
+            heir.lineages |= lost.lineages
+            heir.last_lsn = max(heir.last_lsn, lost.last_lsn)
+            heirs[lost.run] = heir.run
+            del self.runs[lost.run]
+        if heirs:
+            self.commits = [one._replace(run=heirs.get(one.run, one.run)) for one in self.commits]
+
     def _settle(self) -> None:
+        self._adopt()
         dropped = self._index.tombstones
         if dropped:
             self.commits = [one for one in self.commits if one.lsn not in dropped]

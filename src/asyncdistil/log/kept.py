@@ -85,6 +85,19 @@ class Demand:
                     freed += self.history.lengths[place]
         return freed
 
+    def leave_out(self, places: Collection[Place]) -> int:
+        """Do without the commits that name some records of rows, whoever needs them.
+
+        Returns:
+            How many there are.
+        """
+        unwanted = [one for one in self.commits if not set(places).isdisjoint(one.records)]
+        for one in unwanted:
+            del self._commits[one.lsn]
+            self._records.subtract(one.records)
+        self._records = +self._records
+        return len(unwanted)
+
     def alone(self, run: RunId) -> int:
         """Bytes that `drop` would free."""
         freed = 0

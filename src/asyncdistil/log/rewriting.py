@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,11 +106,12 @@ def segments_of(history: History, live: Collection[Place], files: Files) -> list
 def copy_live(history: History, segments: Sequence[Segment], files: Files) -> Moves:
     """Copy what is needed of some segments into new ones, one for each, and sync them.
 
+    A segment with a damaged record stays as it is: that is for `verify` and `repair` to judge.
+
     Returns:
         Where each record is now.
 
     Raises:
-        CorruptRecord: One of them is damaged.
         OSError: The disk refused; nothing has changed that counts.
     """
     moves: dict[Place, BatchRef] = {}
@@ -117,7 +119,9 @@ def copy_live(history: History, segments: Sequence[Segment], files: Files) -> Mo
     for segment in segments:
         number += 1
         lineage = Digest(bytes.fromhex(segment.path.parent.name))
-        moves.update(_copy(history, segment, SegmentId(number), lineage, files))
+        # The copy that is begun names nothing and goes with the next collection.
+        with suppress(CorruptRecord):
+            moves.update(_copy(history, segment, SegmentId(number), lineage, files))
     for folder in {segment.path.parent for segment in segments}:
         files.fsync_dir(folder)
     return moves
@@ -137,7 +141,8 @@ def _copy(
         header = FileHeader(store_id, FileKind.SEGMENT, number, owner=lineage)
         end = write_all(files, target, encode_file_header(header)[0])
         for place in segment.live:
-            meta, body = _record(files, source, segment, place, history.lengths[place], old_seed)
+            length = history.lengths[place]
+            meta, body = read_record(files, source, segment.path, place, length, old_seed)
             head, payload, _, checksum = encode_record(
                 new_seed, RecordType.ROWS, end, body, meta=meta
             )
@@ -154,18 +159,22 @@ def _copy(
     return moves
 
 
-def _record(
-    files: Files, fd: int, segment: Segment, place: Place, length: int, seed: int
+def read_record(
+    files: Files, fd: int, path: Path, place: Place, length: int, seed: int
 ) -> tuple[bytes, bytes]:
-    """Meta and body of an intact record of rows."""
+    """Meta and body of an intact record of rows.
+
+    Raises:
+        CorruptRecord: It is damaged.
+    """
     data = files.pread(fd, length, place[1])
     header = parse_header(data, 0, seed)
     payload = data[HEADER_BYTES:]
     if header is None or header.position != place[1] or not payload_fits(header, payload, seed):
         raise CorruptRecord(
-            f"{segment.path}: the record at offset {place[1]} is damaged; run `asyncdistil cache "
-            "repair` first, nothing has been collected",
-            path=str(segment.path),
+            f"{path}: the record at offset {place[1]} is damaged; run `asyncdistil cache repair`, "
+            "then the pipeline, which recomputes what is lost",
+            path=str(path),
             offset_bytes=place[1],
         )
     return payload[: header.meta_bytes], payload[header.meta_bytes :][: header.body_bytes]

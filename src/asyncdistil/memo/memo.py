@@ -167,10 +167,16 @@ class Memo:
                         return found
             return None
 
-    def put(self, key: Key, sample: int, body: bytes) -> None:
+    def put(self, key: Key, sample: int, body: bytes, *, run: bytes = b"") -> None:
         """Store a sample; it survives the death of this process once this returns.
 
         It takes the place of an earlier one.
+
+        Args:
+            key: Of the request.
+            sample: Its number in the pool.
+            body: What is stored.
+            run: Digest of the run that it is written for; this memo's own without it.
 
         Raises:
             StorageError: The disk refused; the earlier one stays.
@@ -182,7 +188,7 @@ class Memo:
             if old is not None and (former := self._shelf.entry(old)) is not None:
                 # Wall clocks step back, and this one must win in every process.
                 stamp = max(stamp, former.stamp + 1)
-            entry = Entry(name, 0, 0, stamp, self._run, key.preimage, body)
+            entry = Entry(name, 0, 0, stamp, run or self._run, key.preimage, body)
             try:
                 at, length = self._own_segment().append(entry, key.model)
             except OSError as error:
