@@ -111,6 +111,8 @@ class Pool:
     _calm_until: float = -math.inf
     _sent_before: int = 0
     _least_in_burst: float = 1.0
+    _limit_before: float = 1.0
+    _served_in_burst: bool = False
     _refused_at: float = 0.0
     _paused_until: float = -math.inf
     _usual_seconds: float = 0.0
@@ -180,6 +182,7 @@ class Pool:
         if not report.throttled:
             self._sent_before -= max(0, report.returned)
         if report.succeeded > 0:
+            self._served_in_burst = True
             self._recover()
             if report.latency_seconds > 0:
                 self._follow_latency(report, busy)
@@ -275,7 +278,7 @@ class Pool:
         self._troubles += troubles
         # A service that throttles is alive: only when a single request is still one too many
         # is it left alone.
-        hopeless = report.failed > 0 or self.limit <= 1.0
+        hopeless = report.failed > 0 or (self.limit <= 1.0 and not self.outstanding)
         half_open = self._open_until is not None and now >= self._open_until
         if half_open or (
             self._open_until is None and hopeless and self._troubles >= _TROUBLES_TO_OPEN
@@ -293,12 +296,18 @@ class Pool:
             self._refused_at = max(self.limit, self._refused_at * _FORGETTING)
             self._sent_before = self.outstanding + max(0, report.returned)
             self._least_in_burst = 1.0
+            self._served_in_burst = False
+            self._limit_before = self.limit
             self.limit = min(self.limit, float(self._sent_before))
+        self._served_in_burst |= report.succeeded > 0
         if self._sent_before > 0:
             # Of what was sent under the old limit, each that is refused is one too many.
             self._sent_before -= max(report.returned, report.throttled)
             self._least_in_burst = max(1.0, (self.limit - report.throttled) * _DECREASE)
         self.limit = max(self._least_in_burst, self.limit - report.throttled)
+        if not self.outstanding and not self._served_in_burst:
+            # It refused everything: that says when it bears something, not how much.
+            self.limit = max(self.limit, self._limit_before * _FORGETTING)
 
     # --- granting -----------------------------------------------------------------------------
 
