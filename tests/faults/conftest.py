@@ -58,6 +58,7 @@ TARGETS = (
     Target("recovery of 100,000 commits after a clean end, ms", _NOT_ASSERTED, "max"),
     Target("random DAGs", 10_000),
     Target("state-machine steps", _NOT_ASSERTED),
+    Target("refusing disks", _NOT_ASSERTED),
     Target("fuzzed frames and records", _NOT_ASSERTED),
     Target("inputs led by coverage", _NOT_ASSERTED),
     Target("seeded bugs", 12, "all"),

@@ -19,7 +19,7 @@ from asyncdistil.errors import CorruptRecord
 from asyncdistil.log.commit_log import Tail
 from asyncdistil.log.events import Emit, RunBegin, RunEnd, StepDef
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, write_all
+from asyncdistil.log.files import LOST, Files, unreadable, write_all
 from asyncdistil.log.index import Index, Table
 from asyncdistil.log.record import (
     FILE_HEADER_BYTES,
@@ -142,11 +142,17 @@ class Checkpoint:
 
         Raises:
             CorruptRecord: It is damaged; delete the checkpoint and open again.
+            StorageError: The disk refused.
         """
         place = self._places.get(lineage)
         if place is None:
             return None
-        header, payload = self._read_record(self._tables_at + place[0], RecordType.TABLE)
+        try:
+            header, payload = self._read_record(self._tables_at + place[0], RecordType.TABLE)
+        except OSError as error:
+            if error.errno in LOST:
+                raise self._corrupt(self._tables_at + place[0]) from error
+            raise unreadable(self.path, error) from error
         body = payload[header.meta_bytes : header.meta_bytes + header.body_bytes]
         try:
             if payload[: header.meta_bytes] == lineage:

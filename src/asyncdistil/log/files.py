@@ -6,6 +6,7 @@ Production is `LocalFiles`, a thin layer over system calls. Tests give an in-mem
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -95,6 +96,17 @@ class Files(Protocol):
     def try_lock(self, fd: int) -> bool:
         """Take the exclusive lock of an open file, without waiting."""
         ...
+
+
+LOST = frozenset({errno.EIO, errno.ENOENT})
+"""Errors of a read that say that the bytes are gone; after any other they may be read later."""
+
+
+def unreadable(path: Path, error: OSError) -> StorageError:
+    """The error for bytes that can't be read now, which is no damage: nothing need be given up."""
+    return StorageError(
+        f"{path} can't be read ({error.strerror}); nothing is lost: see to it, then run again"
+    )
 
 
 def make_durable_dir(files: Files, path: Path, *, private: bool = True) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from asyncdistil.batch import Lsn
 from asyncdistil.errors import CorruptRecord
 from asyncdistil.log.events import Event
-from asyncdistil.log.files import Files
+from asyncdistil.log.files import LOST, Files, unreadable
 from asyncdistil.log.index import decode_event, unpack_place
 from asyncdistil.log.names import commit_path
 from asyncdistil.log.record import HEADER_BYTES, FileKind, file_seed, parse_header, payload_fits
@@ -83,8 +83,10 @@ class LogReader:
             try:
                 fd = self._descriptor(number)
                 self._window = self._files.pread(fd, max(window_bytes, size), offset)
-            except OSError:
-                raise self._corrupt(number, offset, lsn) from None
+            except OSError as error:
+                if error.errno in LOST:
+                    raise self._corrupt(number, offset, lsn) from None
+                raise unreadable(commit_path(self._root, number), error) from error
             self._number, self._start, at = number, offset, 0
         return at
 

@@ -21,7 +21,7 @@ from asyncdistil.batch import BatchRef, Digest, Row, RowSlice, SegmentId
 from asyncdistil.codec import EncodedRows, content_digest, decode_rows
 from asyncdistil.errors import CorruptRecord, StorageError, UnencodableValue
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, LocalFiles, write_all
+from asyncdistil.log.files import LOST, Files, LocalFiles, unreadable, write_all
 from asyncdistil.log.record import (
     HEADER_BYTES,
     FileKind,
@@ -305,7 +305,9 @@ class SegmentReader:
         except FileNotFoundError:
             raise self._corrupt(ref, "its file is missing") from None
         except OSError as error:
-            raise self._corrupt(ref, f"the disk can't read it ({error.strerror})") from error
+            if error.errno in LOST:
+                raise self._corrupt(ref, f"the disk can't read it ({error.strerror})") from error
+            raise unreadable(self._root, error) from error
         if len(data) < size:
             raise self._corrupt(ref, "its file ends too early")
         return data

@@ -163,11 +163,11 @@ class Store(StoreView):
         Raises:
             StorageError: The disk refused.
         """
-        number = self._next_segment or self._first_free_segment()
-        self._next_segment = number + 1
-        path = segment_path(self.root, lineage, number)
-        header = FileHeader(self.id, FileKind.SEGMENT, number, owner=lineage)
         try:
+            number = self._next_segment or self._first_free_segment()
+            self._next_segment = number + 1
+            path = segment_path(self.root, lineage, number)
+            header = FileHeader(self.id, FileKind.SEGMENT, number, owner=lineage)
             if lineage not in self._made:
                 make_durable_dir(self._files, path.parent)
                 self._made.add(lineage)
