@@ -6,13 +6,13 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import AliasChoices, Field, PrivateAttr, SecretStr
 
 from asyncdistil.errors import ParameterError
-from asyncdistil.mixins.runtime_parameters import HasRuntimeParameters
 from asyncdistil.models.endpoint import Endpoint
 from asyncdistil.models.http import MAX_REPLY_BYTES, HttpClient
 from asyncdistil.models.identity import public_url
+from asyncdistil.models.model import Model
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.pricing import FREE, Price, price_of
 from asyncdistil.models.retry import Patience
@@ -24,7 +24,7 @@ _log = logging.getLogger("asyncdistil.models")
 _unpriced: set[tuple[str, str]] = set()  # models that this was said of
 
 
-class Service(HasRuntimeParameters):
+class Service(Model):
     """A model that is asked over the network.
 
     Attributes:
@@ -44,14 +44,6 @@ class Service(HasRuntimeParameters):
         price: US dollars per million prompt and completion tokens; not set: the list price.
         model_identity: Name that stands for the model wherever it is served, instead of its URL.
     """
-
-    model_config = ConfigDict(
-        arbitrary_types_allowed=True,
-        protected_namespaces=(),
-        validate_default=True,
-        validate_assignment=True,
-        extra="forbid",
-    )
 
     api_key: Setting[SecretStr] | None = Field(default=None, description="Key of the service.")
     max_retries: Setting[int] = Field(
@@ -96,6 +88,16 @@ class Service(HasRuntimeParameters):
     def concurrency(self) -> int:
         """Inputs worth having in flight at once."""
         return self.max_concurrency
+
+    def load(self) -> None:
+        """Make ready to send; nothing is sent yet."""
+        super().load()
+        self._connect()
+
+    def unload(self) -> None:
+        """Close the connections."""
+        self._disconnect()
+        super().unload()
 
     def _service_url(self) -> str:
         """Where the service is; overridden by classes that have a field for it."""

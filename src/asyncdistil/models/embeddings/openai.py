@@ -65,16 +65,6 @@ class OpenAIEmbeddings(Service, Embeddings):
     def _needs_key(self) -> bool:
         return self._service_url().startswith(OPENAI_URL)
 
-    def load(self) -> None:
-        """Make ready to send; nothing is sent yet."""
-        super().load()
-        self._connect()
-
-    def unload(self) -> None:
-        """Close the connections."""
-        self._disconnect()
-        super().unload()
-
     def encode(self, inputs: list[str]) -> list[list[float]]:
         """One vector per text, in order.
 

@@ -50,16 +50,6 @@ class InferenceEndpointsImageGeneration(Service, AsyncImageGenerationModel):
     def _needs_key(self) -> bool:
         return self.base_url is None
 
-    def load(self) -> None:
-        """Make ready to send; nothing is sent yet."""
-        super().load()
-        self._connect()
-
-    def unload(self) -> None:
-        """Close the connections."""
-        self._disconnect()
-        super().unload()
-
     async def agenerate(
         self,
         input: str,

@@ -61,16 +61,6 @@ class OpenAIImageGeneration(Service, AsyncImageGenerationModel):
     def _needs_key(self) -> bool:
         return self._service_url().startswith(OPENAI_URL)
 
-    def load(self) -> None:
-        """Make ready to send; nothing is sent yet."""
-        super().load()
-        self._connect()
-
-    def unload(self) -> None:
-        """Close the connections."""
-        self._disconnect()
-        super().unload()
-
     async def agenerate(
         self,
         input: str,

@@ -12,7 +12,7 @@ from asyncdistil.models import content, offline
 from asyncdistil.models.http import HttpClient
 from asyncdistil.models.llms.batched import BatchedLLM
 from asyncdistil.models.llms.remote import Reading, Request
-from asyncdistil.models.llms.through_sdk import SdkLLM, decoded
+from asyncdistil.models.llms.through_sdk import SdkLLM, decoded, without_none
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.reply import Outcome, Reply
 from asyncdistil.models.typing import FormattedInput, GenerateOutput
@@ -32,7 +32,6 @@ class AnthropicLLM(BatchedLLM, SdkLLM):
         http_client: An ``httpx.AsyncClient`` of yours for the SDK to use.
     """
 
-    model: str
     base_url: Setting[str] | None = Field(
         default_factory=lambda: os.environ.get("ANTHROPIC_BASE_URL", "https://api.anthropic.com"),
         description="Where the service is.",
@@ -49,11 +48,6 @@ class AnthropicLLM(BatchedLLM, SdkLLM):
     key_variable: ClassVar[str] = "ANTHROPIC_API_KEY"
     package: ClassVar[str] = "anthropic"
     extra: ClassVar[str] = "anthropic"
-
-    @property
-    def model_name(self) -> str:
-        """The model id."""
-        return self.model
 
     def _service_url(self) -> str:
         return self.base_url or "https://api.anthropic.com"
@@ -88,9 +82,7 @@ class AnthropicLLM(BatchedLLM, SdkLLM):
             top_p: 0 to 1.
             top_k: Candidates per position.
         """
-        messages, structure = self._split(input)
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
+        messages, structure = self._conversation(input)
         body: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
@@ -104,8 +96,7 @@ class AnthropicLLM(BatchedLLM, SdkLLM):
         if structure is not None and structure.format == "json":
             wanted = {"type": "json_schema", "schema": dict(structure.schema)}
             body["output_config"] = {"format": wanted}
-        given = {name: value for name, value in body.items() if value is not None}
-        request = Request("/v1/messages", given, structure)
+        request = Request("/v1/messages", without_none(body), structure)
         return await self._answer(request, num_generations, temperature=temperature)
 
     async def _send(self, request: Request, count: int) -> list[Reply]:

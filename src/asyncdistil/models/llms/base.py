@@ -7,26 +7,21 @@ request never costs its neighbours: it becomes ``None`` with a `Failure` beside 
 
 import asyncio
 import functools
-import inspect
-import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr
 
 from asyncdistil.errors import ModelReplyError, ParameterError
-from asyncdistil.mixins.runtime_parameters import (
-    HasRuntimeParameters,
-    RuntimeParameterNames,
-)
-from asyncdistil.models import identity, loop, parameters
+from asyncdistil.models import loop
+from asyncdistil.models.model import GeneratingModel
 from asyncdistil.models.output import FATAL, checked_output, failed_output, merge_outputs
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.typing import FormattedInput, GenerateOutput, HiddenState, StandardInput
 
 
-class LLM(HasRuntimeParameters, ABC):
+class LLM(GeneratingModel):
     """A language model that answers a batch of inputs in one call.
 
     Attributes:
@@ -37,18 +32,6 @@ class LLM(HasRuntimeParameters, ABC):
         jobs_ids: Provider's ids of batch jobs that were sent before.
     """
 
-    model_config = ConfigDict(
-        arbitrary_types_allowed=True,
-        protected_namespaces=(),
-        validate_default=True,
-        validate_assignment=True,
-        extra="forbid",
-    )
-
-    generation_kwargs: Setting[dict[str, Any]] | None = Field(
-        default_factory=dict,
-        description="Arguments passed to `generate` or `agenerate` on every call.",
-    )
     use_offline_batch_generation: Setting[bool] | None = Field(
         default=False, description="Whether to use the provider's batch service."
     )
@@ -56,51 +39,6 @@ class LLM(HasRuntimeParameters, ABC):
         default=None, description="Seconds between polls; not set: stop, and go on in a rerun."
     )
     jobs_ids: tuple[str, ...] | None = Field(default=None)
-
-    _logger: Any = PrivateAttr(None)
-
-    # Rows that may be in flight at once; 0: the model takes whole batches.
-    default_concurrency: ClassVar[int] = 0
-
-    @model_validator(mode="after")
-    def _check_generation_kwargs(self) -> Self:
-        if self.generation_kwargs:
-            checked = parameters.checked_kwargs(
-                self._generation_function(), self.generation_kwargs, owner=type(self).__name__
-            )
-            if checked != self.generation_kwargs:
-                # Not an ordinary assignment: that would validate again, without end.
-                self.__dict__["generation_kwargs"] = checked
-        return self
-
-    @property
-    @abstractmethod
-    def model_name(self) -> str:
-        """Name shown in the ``model_name`` column."""
-
-    @property
-    def concurrency(self) -> int:
-        """Inputs worth having in flight at once; 0 if a whole batch is one call."""
-        return self.default_concurrency
-
-    def prepare(self) -> None:
-        """Load what is cheap and needed even if every answer is stored: a tokenizer, a template."""
-
-    def load(self) -> None:
-        """Make the model ready. A subclass that overrides this should call ``super().load()``."""
-        self._logger = logging.getLogger(f"asyncdistil.models.{self.model_name}")
-        self.prepare()
-
-    def unload(self) -> None:
-        """Give back what `load` took; safe to call without it, and twice."""
-
-    def get_generation_kwargs(self) -> dict[str, Any]:
-        """What a task passes to `generate_outputs`."""
-        return self.generation_kwargs or {}
-
-    def identity_fields(self) -> dict[str, Any]:
-        """What makes this model the same model: goes into keys, so it never holds a secret."""
-        return identity.identity_fields(self)
 
     @abstractmethod
     def generate(self, *args: Any, **kwargs: Any) -> list[GenerateOutput]:
@@ -185,27 +123,6 @@ class LLM(HasRuntimeParameters, ABC):
     @classmethod
     def _generation_function(cls) -> Any:
         return cls.generate
-
-    @property
-    def generate_parameters(self) -> list[inspect.Parameter]:
-        """Parameters that ``generation_kwargs`` may hold."""
-        return parameters.generation_parameters(self._generation_function())
-
-    @property
-    def runtime_parameters_names(self) -> RuntimeParameterNames:
-        """Fields a run may set, and the generation parameters below ``generation_kwargs``."""
-        names = super().runtime_parameters_names
-        names["generation_kwargs"] = parameters.parameter_names(self._generation_function())
-        return names
-
-    def get_runtime_parameters_info(self) -> list[dict[str, Any]]:
-        """As the base does; ``generation_kwargs`` lists its arguments under ``keys``."""
-        info = super().get_runtime_parameters_info()
-        for entry in info:
-            if entry["name"] == "generation_kwargs":
-                names = parameters.parameter_names(self._generation_function())
-                entry["keys"] = [{"name": n, "optional": optional} for n, optional in names.items()]
-        return info
 
 
 class AsyncLLM(LLM):

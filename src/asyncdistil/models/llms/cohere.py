@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from asyncdistil.models.llms.remote import Reading, Request
-from asyncdistil.models.llms.through_sdk import SdkLLM, decoded
+from asyncdistil.models.llms.through_sdk import SdkLLM, decoded, without_none
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.reply import Outcome, Reply
 from asyncdistil.models.typing import FormattedInput, GenerateOutput
@@ -26,7 +26,6 @@ class CohereLLM(SdkLLM):
         client_name: How requests name their sender.
     """
 
-    model: str
     base_url: Setting[str] | None = Field(
         default_factory=lambda: os.environ.get("COHERE_BASE_URL", DEFAULT_URL),
         description="Where the service is.",
@@ -39,11 +38,6 @@ class CohereLLM(SdkLLM):
     key_variable: ClassVar[str] = "COHERE_API_KEY"
     package: ClassVar[str] = "cohere"
     extra: ClassVar[str] = "cohere"
-
-    @property
-    def model_name(self) -> str:
-        """The model id."""
-        return self.model
 
     def _service_url(self) -> str:
         return (self.base_url or DEFAULT_URL).rstrip("/").removesuffix("/v1")
@@ -85,9 +79,7 @@ class CohereLLM(SdkLLM):
             presence_penalty: 0 to 1.
             raw_prompting: Whether the prompt goes to the model without Cohere's own template.
         """
-        messages, structure = self._split(input)
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
+        messages, structure = self._conversation(input)
         body: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
@@ -104,8 +96,7 @@ class CohereLLM(SdkLLM):
         if structure is not None and structure.format == "json":
             schema = dict(structure.schema)
             body["response_format"] = {"type": "json_object", "schema": schema}
-        given = {name: value for name, value in body.items() if value is not None}
-        request = Request("/v2/chat", given, structure)
+        request = Request("/v2/chat", without_none(body), structure)
         return await self._answer(request, num_generations, temperature=temperature)
 
     async def _send(self, request: Request, count: int) -> list[Reply]:

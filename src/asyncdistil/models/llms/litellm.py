@@ -45,7 +45,6 @@ class LiteLLM(SdkLLM):
         verbose: Whether LiteLLM logs what it does; its logs may hold prompts.
     """
 
-    model: str
     base_url: Setting[str] | None = Field(default=None, description="Where the service is.")
     verbose: Setting[bool] = Field(default=False, description="Whether LiteLLM logs.")
 
@@ -54,11 +53,6 @@ class LiteLLM(SdkLLM):
     extra: ClassVar[str] = "litellm"
 
     _several_per_request: bool = PrivateAttr(default=True)
-
-    @property
-    def model_name(self) -> str:
-        """LiteLLM's name of provider and model."""
-        return self.model
 
     def _service_url(self) -> str:
         return self.base_url or f"litellm://{self.model.partition('/')[0]}"
@@ -123,9 +117,7 @@ class LiteLLM(SdkLLM):
             drop_params: Whether parameters that the provider does not know are left out.
         """
         asked = dict(locals())
-        messages, structure = self._split(input)
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
+        messages, structure = self._conversation(input)
         body: dict[str, Any] = {"model": self.model, "messages": messages}
         body.update((name, asked[name]) for name in _SHAPING if asked[name] is not None)
         if structure is not None and structure.format == "json":

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from asyncdistil.models import openai_replies, sdk
 from asyncdistil.models.llms.openai import json_schema_format
 from asyncdistil.models.llms.remote import Reading, Request
-from asyncdistil.models.llms.through_sdk import SdkLLM
+from asyncdistil.models.llms.through_sdk import SdkLLM, without_none
 from asyncdistil.models.reply import Reply
 from asyncdistil.models.typing import FormattedInput, GenerateOutput
 
@@ -21,18 +21,12 @@ class MistralLLM(SdkLLM):
         endpoint: Where the service is.
     """
 
-    model: str
     endpoint: str = "https://api.mistral.ai"
 
     provider: ClassVar[str] = "mistral"
     key_variable: ClassVar[str] = "MISTRAL_API_KEY"
     package: ClassVar[str] = "mistralai"
     extra: ClassVar[str] = "mistral"
-
-    @property
-    def model_name(self) -> str:
-        """The model id."""
-        return self.model
 
     def _service_url(self) -> str:
         return self.endpoint
@@ -67,9 +61,7 @@ class MistralLLM(SdkLLM):
             top_p: 0 to 1.
             random_seed: Makes a sample repeatable.
         """
-        messages, structure = self._split(input)
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
+        messages, structure = self._conversation(input)
         body: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
@@ -80,8 +72,7 @@ class MistralLLM(SdkLLM):
         }
         if structure is not None and structure.format == "json":
             body["response_format"] = json_schema_format(structure)
-        given = {name: value for name, value in body.items() if value is not None}
-        request = Request("/v1/chat/completions", given, structure)
+        request = Request("/v1/chat/completions", without_none(body), structure)
         return await self._answer(request, num_generations, temperature=temperature)
 
     async def _send(self, request: Request, count: int) -> list[Reply]:

@@ -88,16 +88,6 @@ class RemoteLLM(Service, AsyncLLM):
         structure_of(value)
         return value
 
-    def load(self) -> None:
-        """Make ready to send; nothing is sent yet."""
-        super().load()
-        self._connect()
-
-    def unload(self) -> None:
-        """Close the connections."""
-        self._disconnect()
-        super().unload()
-
     def stored_only(self) -> "RemoteLLM":
         """A copy that answers from the memo alone; what is not there raises `NotStored`."""
         twin = self.model_copy()

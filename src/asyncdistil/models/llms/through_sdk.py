@@ -5,7 +5,7 @@ event loop. Everything else (memo, permits, tries, accounts) is as for every oth
 """
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import ModuleType
 from typing import Any, ClassVar
@@ -18,10 +18,18 @@ from asyncdistil.models import sdk
 from asyncdistil.models.identity import public_url
 from asyncdistil.models.llms.remote import RemoteLLM
 from asyncdistil.models.loop import PerLoop
+from asyncdistil.models.structured import Structure
+from asyncdistil.models.typing import FormattedInput
 
 
 class SdkLLM(RemoteLLM):
-    """A service that is asked through an SDK."""
+    """A service that is asked through an SDK.
+
+    Attributes:
+        model: Model id, as the service knows it.
+    """
+
+    model: str
 
     # Package to import, and the extra of asyncdistil that installs it.
     package: ClassVar[str] = ""
@@ -29,6 +37,18 @@ class SdkLLM(RemoteLLM):
 
     _clients: PerLoop[Any] | None = PrivateAttr(None)
     _secret: str = PrivateAttr("")
+
+    @property
+    def model_name(self) -> str:
+        """The model id."""
+        return self.model
+
+    def _conversation(self, given: FormattedInput) -> tuple[list[Any], Structure | None]:
+        """Part an input into messages and structure; raw text is what the user says."""
+        messages, structure = self._split(given)
+        if isinstance(messages, str):
+            return [{"role": "user", "content": messages}], structure
+        return list(messages), structure
 
     @abstractmethod
     def _make_client(self, package: ModuleType, key: str) -> Any:
@@ -68,6 +88,11 @@ class SdkLLM(RemoteLLM):
             self._service_name, timeout_seconds=self.timeout_seconds, hide=self._hide
         ):
             yield self._clients.get()
+
+
+def without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that have a value; the others are left to the service."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def decoded(body: bytes) -> Any:

@@ -38,7 +38,6 @@ class VertexAILLM(SdkLLM):
         base_url: Where the service is, if not at Google.
     """
 
-    model: str
     project: str | None = Field(default_factory=lambda: os.environ.get("GOOGLE_CLOUD_PROJECT"))
     location: str | None = Field(default_factory=lambda: os.environ.get("GOOGLE_CLOUD_LOCATION"))
     vertexai: bool = True
@@ -48,11 +47,6 @@ class VertexAILLM(SdkLLM):
     key_variable: ClassVar[str] = "GOOGLE_API_KEY"
     package: ClassVar[str] = "google.genai"
     extra: ClassVar[str] = "google"
-
-    @property
-    def model_name(self) -> str:
-        """The model id."""
-        return self.model
 
     def _service_url(self) -> str:
         if self.base_url is not None:
@@ -102,9 +96,7 @@ class VertexAILLM(SdkLLM):
             safety_settings: Category to threshold, or a list of Google's own form.
             tools: Functions the model may call.
         """
-        messages, structure = self._split(input)
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
+        messages, structure = self._conversation(input)
         if isinstance(safety_settings, dict):
             pairs = safety_settings.items()
             safety_settings = [{"category": c, "threshold": t} for c, t in pairs]
