@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,12 @@ from asyncdistil.log.collection import collect
 from asyncdistil.log.files import LocalFiles
 from asyncdistil.mixins.runtime_parameters import RuntimeParameter
 from asyncdistil.models import OpenAILLM
-from asyncdistil.pipeline import Pipeline
+from asyncdistil.pipeline import Pipeline, routing_batch_function
 from asyncdistil.steps import (
     CombineOutputs,
     GeneratorStep,
     GlobalStep,
+    GroupColumns,
     LoadDataFromDicts,
     RowStep,
     Step,
@@ -49,6 +53,8 @@ class Ask(RowStep):
 
     def transform(self, row: dict[str, Any]) -> dict[str, Any]:
         note(self.name, [row])
+        if str(row["n"]) == os.environ.get("DEADLY"):
+            os.kill(int(os.environ["SUPERVISOR"]), signal.SIGKILL)
         if row["n"] in json.loads(os.environ.get("BAD", "{}")).get(self.name, []):
             raise ValueError(f"row {row['n']} is bad")
         drawn = int.from_bytes(os.urandom(3), "big")
@@ -100,6 +106,24 @@ class Total(GlobalStep):
 
 
 EIGHT = list(range(8))
+
+
+@routing_batch_function
+def low_or_high(steps: list[str], rows: list[dict[str, Any]]) -> list[str]:
+    note("router", rows)
+    return [steps[rows[0]["n"] // 4]]
+
+
+KILLED = """
+import importlib.util, os, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("scene", sys.argv[1])
+scene = importlib.util.module_from_spec(spec)
+sys.modules["scene"] = scene
+spec.loader.exec_module(scene)
+os.environ["SUPERVISOR"] = str(os.getpid())
+scene.chain(Path(sys.argv[2])).retry("ask", "n > 1")
+"""
 
 
 def rows_of(distiset: Distiset, config: str = "default") -> list[dict[str, Any]]:
@@ -385,3 +409,52 @@ def test_a_retry_is_what_it_was_when_the_run_that_it_mended_is_collected(
     assert journal.rows() == {"ask": [0], "next": [0]}
     assert [row for row in fourth if row["n"]] == third[1:]
     assert second[0] == third[0]
+
+
+def test_routed_rows_are_retried_on_their_branch(cache: Path, journal: Any) -> None:
+    def routed() -> Pipeline:
+        with Pipeline("routed", cache_dir=cache) as pipeline:
+            data = [{"n": n} for n in EIGHT]
+            load = LoadDataFromDicts(name="load", data=data, batch_size=2)
+            low, high = (Ask(name=name, input_batch_size=2) for name in ("low", "high"))
+            first = Ask(name="first", input_batch_size=2)
+            load >> first >> low_or_high >> [low, high]
+            [low, high] >> GroupColumns(name="both", columns=["first"], output_columns=["all"])
+        return pipeline
+
+    before = rows_of(routed().run())
+    journal.rows()
+    after = rows_of(routed().retry("high", "n == 5"))
+    assert journal.rows() == {"high": [5]}
+    assert [a == b for a, b in zip(before, after, strict=True)].count(False) <= 1
+    # Above the router: the batch that the row is in is new content, and routed as such.
+    again = rows_of(routed().retry("first", "n == 0"))
+    rows = journal.rows()
+    assert rows.pop("first") == [0]
+    assert rows.pop("router") == [0, 1]
+    assert rows == {"low": [0]}
+    assert len(again) == 8
+    with opened(cache, "routed") as run:
+        wide = [{"low": None, "high": None} | row for row in run.rows("both")]
+    assert wide == [{"low": None, "high": None} | row for row in again]
+
+
+def test_a_retry_that_was_killed_goes_on_from_there(cache: Path, journal: Any) -> None:
+    rows_of(chain(cache).run())
+    journal.rows()
+    wish = {"step": "ask", "where": "n > 1"}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, __file__, cache],
+        env={**os.environ, "DEADLY": "6"},
+        check=False,
+        timeout=100,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    asked = journal.rows()["ask"]
+    mended = rows_of(chain(cache).retry(**wish))
+    twice = len(asked) + len(journal.rows()["ask"]) - 6
+    # Only what workers held may have been asked twice.
+    assert 0 <= twice <= 6
+    assert [row["n"] for row in mended] == EIGHT
+    assert rows_of(chain(cache).retry(**wish)) == mended
+    assert journal.rows() == {}
