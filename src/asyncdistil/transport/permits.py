@@ -90,6 +90,62 @@ class _Wish:
 
 
 @dataclass(slots=True)
+class _Refusals:
+    """What 429s say about how much a service bears.
+
+    Attributes:
+        sent_before: Requests still out that were sent before the burst was noticed.
+        served: Whether the service has served anything since.
+    """
+
+    sent_before: int = 0
+    served: bool = False
+    _calm_until: float = -math.inf
+    _least: float = 1.0
+    _limit_before: float = 1.0
+    _refused_at: float = 0.0
+
+    def lowered(
+        self, limit: float, report: PermitRequest, outstanding: int, now: float, seen_by: float
+    ) -> float:
+        """The limit after a report with refusals: what the service bore.
+
+        Args:
+            limit: Until now.
+            report: With at least one refusal.
+            outstanding: Permits out, those of the report left out.
+            now: Monotonic seconds.
+            seen_by: When the answers to what is sent now are due.
+        """
+        if now >= self._calm_until:
+            self._calm_until = max(now + _BURST_SECONDS, seen_by)
+            self._refused_at = max(limit, self._refused_at * _FORGETTING)
+            self.sent_before = outstanding + max(0, report.returned)
+            self.served = False
+            self._limit_before = limit
+            self._least = 1.0
+            limit = min(limit, float(self.sent_before))
+        self.served |= report.succeeded > 0
+        if self.sent_before > 0:
+            # Of what was sent under the old limit, each that is refused is one too many.
+            self.sent_before -= max(report.returned, report.throttled)
+            self._least = max(1.0, (limit - report.throttled) * _DECREASE)
+        limit = max(self._least, limit - report.throttled)
+        if not outstanding and not self.served:
+            # It refused everything: that says when it bears something, not how much.
+            limit = max(limit, self._limit_before * _FORGETTING)
+        return limit
+
+    def growth(self, limit: float, succeeded: float) -> float:
+        """By how much to raise the limit for so many answers."""
+        if limit < self._refused_at / 2:
+            return succeeded
+        from_here = min(self._refused_at * _CLOSE, self._refused_at - 1)
+        close = from_here <= limit <= self._refused_at / _CLOSE
+        return succeeded / (max(4 * limit, _LEAST_ANSWERS) if close else limit)
+
+
+@dataclass(slots=True)
 class Pool:
     """Permits of one governor.
 
@@ -108,12 +164,7 @@ class Pool:
     _doubling: bool = True
     _goal: float = 0.0
     _approached: float = -math.inf
-    _calm_until: float = -math.inf
-    _sent_before: int = 0
-    _least_in_burst: float = 1.0
-    _limit_before: float = 1.0
-    _served_in_burst: bool = False
-    _refused_at: float = 0.0
+    _refusals: _Refusals = field(default_factory=_Refusals)
     _paused_until: float = -math.inf
     _usual_seconds: float = 0.0
     _answers: int = 0
@@ -180,9 +231,9 @@ class Pool:
         if self._tokens is not None:
             self._tokens.level -= max(0, report.tokens)
         if not report.throttled:
-            self._sent_before -= max(0, report.returned)
+            self._refusals.sent_before -= max(0, report.returned)
         if report.succeeded > 0:
-            self._served_in_burst = True
+            self._refusals.served = True
             self._recover()
             if report.latency_seconds > 0:
                 self._follow_latency(report, busy)
@@ -206,10 +257,8 @@ class Pool:
         if self._approaching:
             return
         more = float(succeeded)
-        if not self._doubling and self.limit >= self._refused_at / 2:
-            from_here = min(self._refused_at * _CLOSE, self._refused_at - 1)
-            close = from_here <= self.limit <= self._refused_at / _CLOSE
-            more /= max(4 * self.limit, _LEAST_ANSWERS) if close else self.limit
+        if not self._doubling:
+            more = self._refusals.growth(self.limit, more)
         self.limit = min(self.ceiling, self.limit + more)
 
     def _approach(self, now: float) -> None:
@@ -265,7 +314,10 @@ class Pool:
 
     def _suffer(self, report: PermitRequest, troubles: int, now: float) -> None:
         if report.throttled > 0:
-            self._step_down(report, now)
+            self._doubling = False
+            self.limit = self._refusals.lowered(
+                self.limit, report, self.outstanding, now, now + self._usual_seconds
+            )
             wait = report.retry_after_seconds
             if wait > 0:  # also false for NaN
                 self._paused_until = max(
@@ -287,27 +339,6 @@ class Pool:
             wait = _OPEN_SECONDS * 2.0 ** min(self._openings - 1, 10)
             self._open_until = now + min(wait, _LONGEST_OPEN_SECONDS)
             self._prober = None
-
-    def _step_down(self, report: PermitRequest, now: float) -> None:
-        """Lower the limit to what the service bore."""
-        self._doubling = False
-        if now >= self._calm_until:
-            self._calm_until = now + max(_BURST_SECONDS, self._usual_seconds)
-            self._refused_at = max(self.limit, self._refused_at * _FORGETTING)
-            self._sent_before = self.outstanding + max(0, report.returned)
-            self._least_in_burst = 1.0
-            self._served_in_burst = False
-            self._limit_before = self.limit
-            self.limit = min(self.limit, float(self._sent_before))
-        self._served_in_burst |= report.succeeded > 0
-        if self._sent_before > 0:
-            # Of what was sent under the old limit, each that is refused is one too many.
-            self._sent_before -= max(report.returned, report.throttled)
-            self._least_in_burst = max(1.0, (self.limit - report.throttled) * _DECREASE)
-        self.limit = max(self._least_in_burst, self.limit - report.throttled)
-        if not self.outstanding and not self._served_in_burst:
-            # It refused everything: that says when it bears something, not how much.
-            self.limit = max(self.limit, self._limit_before * _FORGETTING)
 
     # --- granting -----------------------------------------------------------------------------
 
