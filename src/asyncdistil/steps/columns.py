@@ -19,8 +19,15 @@ __path__: list[str] = []
 class KeepColumns(RowStep):
     """Keep some columns of every row, in the order given, and drop the others.
 
+    Inputs and outputs: ``columns``.
+
     Attributes:
         columns: The columns to keep; each row must have all of them.
+
+    Example:
+        >>> from asyncdistil.steps import KeepColumns
+        >>> next(KeepColumns(columns=["b", "a"]).process([{"a": 1, "b": 2, "c": 3}]))
+        [{'b': 2, 'a': 1}]
     """
 
     version: ClassVar[int] = 1
@@ -51,12 +58,22 @@ class ExpandColumns(RowStep):
     where a list is shorter. An empty list gives no row; ``None`` in place of a list, as a failed
     row has it, gives one row with ``None``.
 
+    Inputs: ``columns``. Outputs: the same, or the names given for their items.
+
     Attributes:
         columns: Columns with lists; as a dict, each with the name for its items (``None`` for
             the same name). A list whose items get another name stays in every row.
         encoded: Whether the lists are JSON text, or which of the columns are.
         split_statistics: Whether token counts in ``distilabel_metadata`` are shared out among
             the rows, so that their sum stays what it was.
+
+    Example:
+        >>> from asyncdistil.steps import ExpandColumns
+        >>> step = ExpandColumns(columns={"texts": "text"})
+        >>> next(step.process([{"n": 1, "texts": ["a", "b"]}]))
+        [{'n': 1, 'texts': ['a', 'b'], 'text': 'a'}, {'n': 1, 'texts': ['a', 'b'], 'text': 'b'}]
+        >>> next(ExpandColumns(columns=["texts"]).process([{"texts": ["a", "b"]}]))
+        [{'texts': 'a'}, {'texts': 'b'}]
     """
 
     version: ClassVar[int] = 1
@@ -125,9 +142,17 @@ class MergeColumns(RowStep):
 
     A column that holds a list gives its items. The merged columns leave the row.
 
+    Inputs: ``columns``. Outputs: ``output_column``.
+
     Attributes:
         columns: The columns to merge.
         output_column: Name of the list.
+
+    Example:
+        >>> from asyncdistil.steps import MergeColumns
+        >>> step = MergeColumns(columns=["one", "more"], output_column="all")
+        >>> next(step.process([{"one": 1, "more": [2, 3], "other": 4}]))
+        [{'other': 4, 'all': [1, 2, 3]}]
     """
 
     version: ClassVar[int] = 1

@@ -16,6 +16,8 @@ from asyncdistil.typing import GeneratorStepOutput
 class GeneratorStep(BaseStep):
     """A step that makes rows: a loader, or a task that invents them.
 
+    Inputs: none. Outputs: as ``outputs`` says.
+
     Attributes:
         batch_size: Rows of a yield; a wish, not a promise.
         resumable: Whether ``process(offset=n)`` goes on after the first n rows. Others restart
@@ -23,6 +25,22 @@ class GeneratorStep(BaseStep):
         reads_only_fields: Whether the rows come from the fields and the code alone, so that a
             later run with both unchanged may reuse them, chance included. A class that reads
             something else overrides `data_identity` instead.
+
+    Example:
+        >>> from typing import ClassVar
+        >>> from asyncdistil.steps import GeneratorStep
+        >>> class Squares(GeneratorStep):
+        ...     up_to: int = 3
+        ...     reads_only_fields: ClassVar[bool] = True
+        ...
+        ...     @property
+        ...     def outputs(self):
+        ...         return ["square"]
+        ...
+        ...     def process(self, offset=0):
+        ...         yield [{"square": n * n} for n in range(offset, self.up_to)], True
+        >>> list(Squares().process())
+        [([{'square': 0}, {'square': 1}, {'square': 4}], True)]
     """
 
     resumable: ClassVar[bool] = False

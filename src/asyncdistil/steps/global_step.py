@@ -18,6 +18,25 @@ class GlobalStep(Step):
 
     Override ``process(rows)``, or ``process_table(table)`` to work on an Arrow table, which
     takes a fraction of the memory.
+
+    Inputs and outputs: as ``inputs`` and ``outputs`` say.
+
+    Example:
+        >>> from asyncdistil.steps import GlobalStep
+        >>> class Share(GlobalStep):
+        ...     @property
+        ...     def inputs(self):
+        ...         return ["n"]
+        ...
+        ...     @property
+        ...     def outputs(self):
+        ...         return ["share"]
+        ...
+        ...     def process(self, inputs):
+        ...         total = sum(row["n"] for row in inputs)
+        ...         yield [row | {"share": row["n"] / total} for row in inputs]
+        >>> next(Share().process([{"n": 1}, {"n": 3}]))
+        [{'n': 1, 'share': 0.25}, {'n': 3, 'share': 0.75}]
     """
 
     on_error: OnError = "raise"

@@ -16,9 +16,18 @@ class GroupColumns(RowStep):
     Of another column that several branches have the last one counts; ``distilabel_metadata`` is
     merged.
 
+    Inputs: ``columns``, of every branch. Outputs: a list for each.
+
     Attributes:
         columns: Columns that every branch has.
         output_columns: Name of each list; ``grouped_<column>`` if not given.
+
+    Example:
+        >>> from asyncdistil.steps import GroupColumns
+        >>> step = GroupColumns(columns=["answer"], output_columns=["answers"])
+        >>> one, other = [{"n": 1, "answer": "a"}], [{"n": 1, "answer": "b"}]
+        >>> next(step.process(one, other))
+        [{'n': 1, 'answers': ['a', 'b']}]
     """
 
     version: ClassVar[int] = 1
@@ -67,6 +76,13 @@ class CombineOutputs(RowStep):
 
     Of a column that several branches have the last one counts, in the order in which they were
     connected; ``distilabel_metadata`` is merged.
+
+    Inputs: none in particular. Outputs: all columns of all branches.
+
+    Example:
+        >>> from asyncdistil.steps import CombineOutputs
+        >>> next(CombineOutputs().process([{"n": 1, "a": 2}], [{"n": 1, "b": 3}]))
+        [{'n': 1, 'a': 2, 'b': 3}]
     """
 
     version: ClassVar[int] = 1

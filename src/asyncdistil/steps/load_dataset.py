@@ -86,10 +86,20 @@ def _known_table(value: Any) -> Any:
 class LoadDataFromDataset(GeneratorStep):
     """Yield the rows of a table that the program holds.
 
+    Inputs: none. Outputs: the columns of the table.
+
     Attributes:
         dataset: A ``datasets.Dataset`` or ``IterableDataset``, a pandas DataFrame (its index is
             left out) or a pyarrow Table.
         num_examples: Rows to load; ``None`` for all.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from asyncdistil.steps import LoadDataFromDataset
+        >>> load = LoadDataFromDataset(dataset=pa.table({"n": [1, 2]}))
+        >>> load.load()
+        >>> list(load.process())
+        [([{'n': 1}, {'n': 2}], True)]
     """
 
     version: ClassVar[int] = 1

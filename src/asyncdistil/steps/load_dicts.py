@@ -28,8 +28,16 @@ def list_of_dicts(value: Any) -> list[Row]:
 class LoadDataFromDicts(GeneratorStep):
     """Yield rows that are given in the program.
 
+    Inputs: none. Outputs: all columns of the rows.
+
     Attributes:
         data: The rows. They are neither changed nor consumed.
+
+    Example:
+        >>> from asyncdistil.steps import LoadDataFromDicts
+        >>> load = LoadDataFromDicts(data=[{"n": 1}, {"n": 2}, {"n": 3}], batch_size=2)
+        >>> list(load.process())
+        [([{'n': 1}, {'n': 2}], False), ([{'n': 3}], True)]
     """
 
     version: ClassVar[int] = 1

@@ -19,6 +19,8 @@ from asyncdistil.typing import GeneratorStepOutput, StepColumns
 class LoadDataFromDisk(GeneratorStep):
     """Yield the rows of a dataset on disk, written by ``datasets`` or by a `Distiset`.
 
+    Inputs: none. Outputs: the columns of the dataset.
+
     Attributes:
         dataset_path: Directory or ``fsspec`` URL given to ``save_to_disk``.
         is_distiset: Whether a Distiset was saved there, with a folder per configuration.
@@ -27,6 +29,17 @@ class LoadDataFromDisk(GeneratorStep):
         num_examples: Rows to load; ``None`` for all.
         keep_in_memory: Whether to copy the data into memory instead of mapping the files.
         storage_options: For the file system, such as credentials.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from asyncdistil.distiset import Distiset
+        >>> from asyncdistil.steps import LoadDataFromDisk
+        >>> with TemporaryDirectory() as folder:
+        ...     Distiset.from_rows({"default": [{"n": 1}, {"n": 2}]}).save_to_disk(folder)
+        ...     load = LoadDataFromDisk(dataset_path=folder, is_distiset=True)
+        ...     load.load()
+        ...     list(load.process())
+        [([{'n': 1}, {'n': 2}], True)]
     """
 
     version: ClassVar[int] = 1

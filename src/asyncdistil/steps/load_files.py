@@ -21,10 +21,12 @@ _Places = _Place | list[_Place]
 
 
 class LoadDataFromFileSystem(GeneratorStep):
-    """Yield the rows of JSON Lines, JSON, CSV, TSV, Parquet or text files.
+    r"""Yield the rows of JSON Lines, JSON, CSV, TSV, Parquet or text files.
 
     Local data is known by its content, so a file that moved is the same data and one that was
     edited is not.
+
+    Inputs: none. Outputs: the columns of the files.
 
     Attributes:
         data_files: A path, a glob pattern, a directory or an ``fsspec`` URL, a list of such, or
@@ -36,6 +38,18 @@ class LoadDataFromFileSystem(GeneratorStep):
             settles the types of the columns.
         num_examples: Rows to load; ``None`` for all.
         storage_options: For the file system, such as credentials.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from asyncdistil.steps import LoadDataFromFileSystem
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "rows.csv")
+        ...     _ = path.write_text("n,text\n1,a\n2,b")
+        ...     load = LoadDataFromFileSystem(data_files=str(path))
+        ...     load.load()
+        ...     list(load.process())
+        [([{'n': 1, 'text': 'a'}, {'n': 2, 'text': 'b'}], True)]
     """
 
     version: ClassVar[int] = 1

@@ -23,6 +23,8 @@ class LoadDataFromHub(GeneratorStep):
     The commit that the revision stands for is resolved once, before the run, and that commit is
     what is loaded and what names the data. Offline, the last commit loaded here is used.
 
+    Inputs: none. Outputs: the columns of the dataset.
+
     Attributes:
         repo_id: Such as ``org/name``, or the path of a folder.
         split: Which split.
@@ -31,6 +33,17 @@ class LoadDataFromHub(GeneratorStep):
         streaming: Whether to read rows from the hub as they are needed, without a local copy.
         num_examples: Rows to load; ``None`` for all.
         storage_options: For the file system.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from asyncdistil.steps import LoadDataFromHub
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "train.jsonl").write_text('{"n": 1}')
+        ...     load = LoadDataFromHub(repo_id=folder)
+        ...     load.load()
+        ...     list(load.process())
+        [([{'n': 1}], True)]
     """
 
     version: ClassVar[int] = 1

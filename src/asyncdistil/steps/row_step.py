@@ -11,7 +11,26 @@ from asyncdistil.typing import StepOutput
 
 
 class RowStep(Step):
-    """A row-wise step whose work on one row is `transform`; a row that fails fails alone."""
+    """A row-wise step whose work on one row is `transform`; a row that fails fails alone.
+
+    Inputs and outputs: as ``inputs`` and ``outputs`` say.
+
+    Example:
+        >>> from asyncdistil.steps import RowStep
+        >>> class Words(RowStep):
+        ...     @property
+        ...     def inputs(self):
+        ...         return ["text"]
+        ...
+        ...     @property
+        ...     def outputs(self):
+        ...         return ["words"]
+        ...
+        ...     def transform(self, row):
+        ...         return row | {"words": row["text"].split()}
+        >>> next(Words().process([{"text": "good day"}]))
+        [{'text': 'good day', 'words': ['good', 'day']}]
+    """
 
     several_ports: ClassVar[bool] = False
 

@@ -35,6 +35,8 @@ class Step(BaseStep):
     that an output depends on one input row only: for n rows it yields, over all its yields,
     exactly n entries in order: a row, ``None`` (filtered) or a list of rows (expanded).
 
+    Inputs and outputs: as ``inputs`` and ``outputs`` say.
+
     Attributes:
         input_batch_size: Rows of a call, the last one of a run perhaps fewer.
         row_wise: Whether the row-wise promise holds.
@@ -44,6 +46,24 @@ class Step(BaseStep):
             ``inner`` drops the row.
         align: Whether rows of several ports are matched by ``id`` or, where they have no common
             one, by ``position``; the latter is the default in scripts written for distilabel.
+
+    Example:
+        >>> from asyncdistil.steps import Step
+        >>> class Shout(Step):
+        ...     mark: str = "!"
+        ...
+        ...     @property
+        ...     def inputs(self):
+        ...         return ["text"]
+        ...
+        ...     @property
+        ...     def outputs(self):
+        ...         return ["loud"]
+        ...
+        ...     def process(self, inputs):
+        ...         yield [row | {"loud": row["text"].upper() + self.mark} for row in inputs]
+        >>> next(Shout(mark="?").process([{"text": "really"}]))
+        [{'text': 'really', 'loud': 'REALLY?'}]
     """
 
     input_batch_size: Annotated[PositiveInt, RUNTIME_PARAMETER] = Field(

@@ -190,7 +190,7 @@ class APIGenGenerator(Task):
 
 
 class APIGenExecutionChecker(Step):
-    """Execute the calls of `APIGenGenerator` and say whether they work.
+    r"""Execute the calls of `APIGenGenerator` and say whether they work.
 
     Every call runs in a process of its own that is killed after ``seconds_per_call``, so a
     function that hangs, crashes or exits costs that call only. That is no jail: the functions run
@@ -205,6 +205,20 @@ class APIGenExecutionChecker(Step):
         check_is_dangerous: Whether functions are left alone whose source uses other processes,
             the shell, sockets, deletion, ``input``, ``eval`` and the like.
         seconds_per_call: Seconds after which a call is given up.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from asyncdistil.steps.tasks import APIGenExecutionChecker
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "functions.py")
+        ...     _ = path.write_text("def add(a, b):\n    return a + b")
+        ...     step = APIGenExecutionChecker(libpath=str(path))
+        ...     step.load()
+        ...     calls = '[{"name": "add", "arguments": {"a": 1, "b": 2}}]'
+        ...     row = next(step.process([{"answers": calls}]))[0]
+        >>> row["keep_row_after_execution_check"], row["execution_result"]
+        (True, ['3'])
 
     Source: Liu et al., APIGen: Automated Pipeline for Generating Verifiable and Diverse
     Function-Calling Datasets, https://arxiv.org/abs/2406.18518

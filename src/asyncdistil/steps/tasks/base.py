@@ -327,6 +327,8 @@ class Task(BaseTask, Step):
     number of rows is in flight at once and a row that fails costs no other. A subclass that
     overrides ``process`` is batch-wise, unless it says ``row_wise=True``.
 
+    Inputs and outputs: as ``inputs`` and ``outputs`` say.
+
     Example:
         >>> from asyncdistil.steps.tasks import Task
         >>> from asyncdistil.testing.fake_llm import EchoLLM
@@ -427,11 +429,60 @@ class Task(BaseTask, Step):
 
 
 class GeneratorTask(BaseTask, GeneratorStep):
-    """A generator whose rows a model makes up. Write ``process(offset)`` and ``format_output``."""
+    """A generator whose rows a model makes up. Write ``process(offset)`` and ``format_output``.
+
+    Inputs: none. Outputs: as ``outputs`` says.
+
+    Example:
+        >>> from asyncdistil.steps.tasks import GeneratorTask
+        >>> from asyncdistil.testing.fake_llm import FakeLLM
+        >>> class Sayings(GeneratorTask):
+        ...     @property
+        ...     def outputs(self):
+        ...         return ["saying", "model_name"]
+        ...
+        ...     def format_output(self, output, input=None):
+        ...         return {"saying": output}
+        ...
+        ...     def process(self, offset=0):
+        ...         asked = [{"role": "user", "content": "A saying?"}]
+        ...         (reply,) = self.llm.generate_outputs([asked])
+        ...         rows = [self.format_output(text) for text in reply["generations"]]
+        ...         yield [row | {"model_name": self.llm.model_name} for row in rows], True
+        >>> task = Sayings(llm=FakeLLM(reply="Haste makes waste."))
+        >>> task.load()
+        >>> next(task.process())[0][0]["saying"]
+        'Haste makes waste.'
+    """
 
 
 class GlobalTask(BaseTask, GlobalStep):
-    """A task that sees all rows at once; it asks about each, unless ``process`` is overridden."""
+    """A task that sees all rows at once; it asks about each, unless ``process`` is overridden.
+
+    Inputs and outputs: as ``inputs`` and ``outputs`` say.
+
+    Example:
+        >>> from asyncdistil.steps.tasks import GlobalTask
+        >>> from asyncdistil.testing.fake_llm import FakeLLM
+        >>> class Title(GlobalTask):
+        ...     @property
+        ...     def inputs(self):
+        ...         return ["text"]
+        ...
+        ...     @property
+        ...     def outputs(self):
+        ...         return ["title", "model_name"]
+        ...
+        ...     def process(self, inputs):
+        ...         asked = " ".join(row["text"] for row in inputs)
+        ...         (reply,) = self.llm.generate_outputs([[{"role": "user", "content": asked}]])
+        ...         made = {"title": reply["generations"][0], "model_name": self.llm.model_name}
+        ...         yield [row | made for row in inputs]
+        >>> task = Title(llm=FakeLLM(reply="On rain"))
+        >>> task.load()
+        >>> next(task.process([{"text": "It rains."}, {"text": "Again."}]))[1]["title"]
+        'On rain'
+    """
 
     def process(self, inputs: StepInput) -> StepOutput:
         """Ask about all rows.

@@ -131,8 +131,8 @@ class _PromptGenerator(GeneratorTask):
 class EmbeddingTaskGenerator(_PromptGenerator):
     """Make up tasks of a category for which embeddings are useful.
 
-    Outputs: ``tasks``, a list of texts, or with ``flatten_tasks`` a row for each in ``task``;
-    ``model_name``.
+    Inputs: none. Outputs: ``tasks``, a list of texts, or with ``flatten_tasks`` a row for each in
+    ``task``; ``model_name``.
 
     Attributes:
         category: Kind of the tasks.
@@ -267,6 +267,15 @@ class GenerateShortTextMatchingData(_ExampleTask):
     Attributes:
         language: Language of the texts.
 
+    Example:
+        >>> from asyncdistil.steps.tasks import GenerateShortTextMatchingData
+        >>> from asyncdistil.testing.fake_llm import FakeLLM
+        >>> reply = '{"input": "hammer", "positive_document": "driving nails"}'
+        >>> task = GenerateShortTextMatchingData(llm=FakeLLM(reply=reply))
+        >>> task.load()
+        >>> next(task.process([{"task": "Say what a tool is for."}]))[0]["positive_document"]
+        'driving nails'
+
     Source: Wang et al., Improving Text Embeddings with Large Language Models,
     https://arxiv.org/abs/2401.00368
     """
@@ -283,6 +292,15 @@ class GenerateLongTextMatchingData(_ExampleTask):
 
     Attributes:
         language: Language of the texts.
+
+    Example:
+        >>> from asyncdistil.steps.tasks import GenerateLongTextMatchingData
+        >>> from asyncdistil.testing.fake_llm import FakeLLM
+        >>> reply = '{"input": "A long report ...", "positive_document": "Another one ..."}'
+        >>> task = GenerateLongTextMatchingData(llm=FakeLLM(reply=reply))
+        >>> task.load()
+        >>> next(task.process([{"task": "Find a like report."}]))[0]["positive_document"]
+        'Another one ...'
 
     Source: Wang et al., Improving Text Embeddings with Large Language Models,
     https://arxiv.org/abs/2401.00368
@@ -304,6 +322,15 @@ class GenerateTextClassificationData(_ExampleTask):
             set, as ``clarity``.
         clarity: How clear the text is.
         seed: Seed of the draws.
+
+    Example:
+        >>> from asyncdistil.steps.tasks import GenerateTextClassificationData
+        >>> from asyncdistil.testing.fake_llm import FakeLLM
+        >>> reply = '{"input_text": "Never again.", "label": "bad", "misleading_label": "good"}'
+        >>> task = GenerateTextClassificationData(llm=FakeLLM(reply=reply))
+        >>> task.load()
+        >>> next(task.process([{"task": "Judge a review."}]))[0]["label"]
+        'bad'
 
     Source: Wang et al., Improving Text Embeddings with Large Language Models,
     https://arxiv.org/abs/2401.00368
@@ -356,7 +383,7 @@ class _TripletGenerator(_JsonTask, _PromptGenerator):
 class MonolingualTripletGenerator(_TripletGenerator):
     """Make up three texts of one language, two of them closer in meaning than the third.
 
-    Outputs: ``S1``, ``S2``, ``S3``, ``model_name``.
+    Inputs: none. Outputs: ``S1``, ``S2``, ``S3``, ``model_name``.
 
     Attributes:
         language: Language of the texts.
@@ -365,6 +392,15 @@ class MonolingualTripletGenerator(_TripletGenerator):
         high_score: Closeness of S1 and S2, of 5.
         low_score: Closeness of S1 and S3, of 5.
         seed: Seed of the draws.
+
+    Example:
+        >>> from asyncdistil.steps.tasks import MonolingualTripletGenerator
+        >>> from asyncdistil.testing.fake_llm import FakeLLM
+        >>> reply = '{"S1": "Rain falls.", "S2": "It rains.", "S3": "It snows."}'
+        >>> task = MonolingualTripletGenerator(llm=FakeLLM(reply=reply))
+        >>> task.load()
+        >>> next(task.process())[0][0]["S2"]
+        'It rains.'
 
     Source: Wang et al., Improving Text Embeddings with Large Language Models,
     https://arxiv.org/abs/2401.00368
@@ -384,7 +420,7 @@ class MonolingualTripletGenerator(_TripletGenerator):
 class BitextRetrievalGenerator(_TripletGenerator):
     """Make up a text and two of another language, one of them closer to it in meaning.
 
-    Outputs: ``S1``, ``S2``, ``S3``, ``model_name``.
+    Inputs: none. Outputs: ``S1``, ``S2``, ``S3``, ``model_name``.
 
     Attributes:
         source_language: Language of S1.
@@ -394,6 +430,17 @@ class BitextRetrievalGenerator(_TripletGenerator):
         high_score: Closeness of S1 and S2, of 5.
         low_score: Closeness of S1 and S3, of 5.
         seed: Seed of the draws.
+
+    Example:
+        >>> from asyncdistil.steps.tasks import BitextRetrievalGenerator
+        >>> from asyncdistil.testing.fake_llm import FakeLLM
+        >>> reply = '{"S1": "It rains.", "S2": "Es regnet.", "S3": "Es schneit."}'
+        >>> task = BitextRetrievalGenerator(
+        ...     llm=FakeLLM(reply=reply), source_language="English", target_language="German"
+        ... )
+        >>> task.load()
+        >>> next(task.process())[0][0]["S2"]
+        'Es regnet.'
 
     Source: Wang et al., Improving Text Embeddings with Large Language Models,
     https://arxiv.org/abs/2401.00368

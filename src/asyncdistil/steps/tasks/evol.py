@@ -212,7 +212,7 @@ class EvolInstruct(_Evol):
 class EvolComplexity(EvolInstruct):
     """`EvolInstruct` with those mutations only that make an instruction harder.
 
-    Inputs, outputs and attributes: as `EvolInstruct`.
+    Inputs: ``instruction``. Outputs and attributes: as `EvolInstruct`.
 
     Example:
         >>> from asyncdistil.steps.tasks import EvolComplexity

@@ -44,7 +44,7 @@ class EvolInstructGenerator(Conversing, GeneratorTask):
     An instruction depends only on the seed and its place, so a generator that is taken up again
     goes on where it stopped.
 
-    Outputs: ``instruction``; ``answer`` with ``generate_answers``; ``model_name``.
+    Inputs: none. Outputs: ``instruction``; ``answer`` with ``generate_answers``; ``model_name``.
 
     Attributes:
         num_instructions: Rows to make.
@@ -160,7 +160,7 @@ class EvolInstructGenerator(Conversing, GeneratorTask):
 class EvolComplexityGenerator(EvolInstructGenerator):
     """`EvolInstructGenerator` with those mutations only that make an instruction harder.
 
-    Outputs and attributes: as `EvolInstructGenerator`.
+    Inputs: none. Outputs and attributes: as `EvolInstructGenerator`.
 
     Example:
         >>> from asyncdistil.steps.tasks import EvolComplexityGenerator

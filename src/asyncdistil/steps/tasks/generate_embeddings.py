@@ -23,6 +23,18 @@ class GenerateEmbeddings(EmbeddingStep):
     Attributes:
         llm: A model that shows its hidden states, such as ``TransformersLLM``.
 
+    Example:
+        >>> import numpy as np
+        >>> from asyncdistil.steps.tasks import GenerateEmbeddings
+        >>> from asyncdistil.testing.fake_llm import FakeLLM
+        >>> class Small(FakeLLM):
+        ...     def get_last_hidden_states(self, inputs):
+        ...         return [np.array([[0, 0], [1, len(one[-1]["content"])]]) for one in inputs]
+        >>> task = GenerateEmbeddings(llm=Small(reply=""))
+        >>> task.load()
+        >>> next(task.process([{"text": "abc"}]))[0]["embedding"]
+        [1, 3]
+
     Source: Liu et al., What Makes Good Data for Alignment? A Comprehensive Study of Automatic Data
     Selection in Instruction Tuning, https://arxiv.org/abs/2312.15685
     """

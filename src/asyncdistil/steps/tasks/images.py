@@ -25,9 +25,40 @@ class ImageTask(Task):
 
     ``format_output`` gets ``{"images": [base64 text or URL]}`` for each generation.
 
+    Inputs and outputs: as ``inputs`` and ``outputs`` say.
+
     Attributes:
         image_generation_model: The model to ask.
         llm: Not yours to set: the same model, where other code looks for it.
+
+    Example:
+        >>> from asyncdistil.models import ImageGenerationModel
+        >>> from asyncdistil.steps.tasks import ImageTask
+        >>> class Painter(ImageGenerationModel):
+        ...     @property
+        ...     def model_name(self):
+        ...         return "painter"
+        ...
+        ...     def generate(self, inputs, num_generations=1):
+        ...         return [[{"images": [prompt.encode().hex()]}] for prompt in inputs]
+        >>> class Draw(ImageTask):
+        ...     @property
+        ...     def inputs(self):
+        ...         return ["subject"]
+        ...
+        ...     @property
+        ...     def outputs(self):
+        ...         return ["picture", "model_name"]
+        ...
+        ...     def format_input(self, input):
+        ...         return input["subject"]
+        ...
+        ...     def format_output(self, output, input=None):
+        ...         return {"picture": output["images"][0]}
+        >>> task = Draw(image_generation_model=Painter())
+        >>> task.load()
+        >>> next(task.process([{"subject": "dot"}]))[0]["picture"]
+        '646f74'
     """
 
     llm: Any = None
@@ -73,6 +104,21 @@ class ImageGeneration(ImageTask):
         save_artifacts: Whether images are kept as files beside the dataset, too. That takes base64
             text.
         image_format: Format of these files, such as ``JPEG`` or ``PNG``.
+
+    Example:
+        >>> from asyncdistil.models import ImageGenerationModel
+        >>> from asyncdistil.steps.tasks import ImageGeneration
+        >>> class Painter(ImageGenerationModel):
+        ...     @property
+        ...     def model_name(self):
+        ...         return "painter"
+        ...
+        ...     def generate(self, inputs, num_generations=1):
+        ...         return [[{"images": ["aW1hZ2U="]}] for _ in inputs]
+        >>> task = ImageGeneration(image_generation_model=Painter())
+        >>> task.load()
+        >>> next(task.process([{"prompt": "A dot"}]))[0]["image"]
+        'aW1hZ2U='
     """
 
     version: ClassVar[int | None] = 1

@@ -159,6 +159,18 @@ class Magpie(_Magpie, Task):
             conversation. Rows of equal content draw the same.
         seed: Seed of the draw.
 
+    Example:
+        >>> from asyncdistil.models.magpie import MagpieChatTemplate
+        >>> from asyncdistil.steps.tasks import Magpie
+        >>> from asyncdistil.testing.fake_llm import FakeLLM
+        >>> class Local(FakeLLM, MagpieChatTemplate):
+        ...     pass
+        >>> llm = Local(reply="Why does it rain?", magpie_pre_query_template="qwen2")
+        >>> task = Magpie(llm=llm, only_instruction=True)
+        >>> task.load()
+        >>> next(task.process([{"system_prompt": "You know about weather."}]))[0]["instruction"]
+        'Why does it rain?'
+
     Source: Xu et al., Magpie: Alignment Data Synthesis from Scratch by Prompting Aligned LLMs with
     Nothing, https://arxiv.org/abs/2406.08464
     """
@@ -177,10 +189,23 @@ class MagpieGenerator(_Magpie, GeneratorTask):
     A row depends only on the model, the seed and its place, so a generator that is taken up again
     goes on where it stopped.
 
-    Outputs and attributes: as `Magpie`.
+    Inputs: none. Outputs and attributes: as `Magpie`.
 
     Attributes:
         num_rows: Rows to make.
+
+    Example:
+        >>> from asyncdistil.models.magpie import MagpieChatTemplate
+        >>> from asyncdistil.steps.tasks import MagpieGenerator
+        >>> from asyncdistil.testing.fake_llm import FakeLLM
+        >>> class Local(FakeLLM, MagpieChatTemplate):
+        ...     pass
+        >>> llm = Local(reply="Why does it rain?", magpie_pre_query_template="qwen2")
+        >>> task = MagpieGenerator(llm=llm, num_rows=2, only_instruction=True)
+        >>> task.load()
+        >>> rows, last = next(task.process())
+        >>> [row["instruction"] for row in rows], last
+        (['Why does it rain?', 'Why does it rain?'], True)
 
     Source: Xu et al., Magpie: Alignment Data Synthesis from Scratch by Prompting Aligned LLMs with
     Nothing, https://arxiv.org/abs/2406.08464

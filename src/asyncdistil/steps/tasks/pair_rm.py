@@ -26,6 +26,12 @@ class PairRM(Step):
         model: Name of the ranker, on the Hugging Face hub.
         instructions: What the candidates were to do with the input; ``None`` for nothing.
 
+    Example:
+        >>> from asyncdistil.steps.tasks import PairRM
+        >>> ranker = PairRM(instructions="Answer in one word.")
+        >>> ranker.inputs, ranker.outputs
+        (['input', 'candidates'], ['ranks', 'ranked_candidates', 'model_name'])
+
     Source: Jiang et al., LLM-Blender: Ensembling Large Language Models with Pairwise Ranking and
     Generative Fusion, https://arxiv.org/abs/2306.02561
     """
