@@ -13,7 +13,7 @@ from asyncdistil.errors import BatchesPending, CorruptRecord, WorkerDied
 from asyncdistil.models import OpenAILLM
 from asyncdistil.pipeline import Pipeline
 from asyncdistil.steps import KeepColumns, LoadDataFromDicts
-from asyncdistil.steps.tasks import TextGeneration
+from asyncdistil.steps.tasks import TextClustering, TextGeneration
 from asyncdistil.testing.model_server import ModelServer
 
 CANARY = "sk-canary-77d0e3b1"
@@ -174,3 +174,26 @@ def test_a_pool_of_generations_is_asked_for_once(cache: Path) -> None:
         found = pipeline_of(cache, server, **wanted).run()["default"]["train"]
         assert [len(row["generation"]) for row in found] == [2] * 7
         assert submitted_once(server)
+
+
+def test_clusters_are_named_by_one_batch(cache: Path) -> None:
+    with ModelServer() as server:
+        rows = [
+            {"text": f"text {n}", "projection": [n % 3.0, 0.0], "cluster_label": n % 3 - 1}
+            for n in range(9)
+        ]
+        llm = OpenAILLM(
+            model="stand-in",
+            base_url=server.url,
+            use_offline_batch_generation=True,
+            offline_batch_generation_block_until_done=0,
+        )
+        with Pipeline(name="clusters", cache_dir=cache) as pipeline:
+            LoadDataFromDicts(data=rows) >> TextClustering(llm=llm, savefig=False)
+        named = pipeline.run()["default"]["train"]
+        labels = {row["cluster_label"]: json.loads(row["summary_label"]) for row in named}
+        assert labels[-1] == "Unclassified"
+        assert labels[0]
+        assert labels[1]
+        assert len(server.batches.batches) == 1
+        assert set(server.batches.lines.values()) == {1}
