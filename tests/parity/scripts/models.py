@@ -37,7 +37,7 @@ from pydantic import BaseModel
 
 HOME, URL = Path(sys.argv[1]), sys.argv[3]
 logging.disable(logging.CRITICAL)
-AS_TEXT = {"response_format": "b64_json"}
+AS_TEXT = {"response_format": "b64_json"}  # there a URL is fetched by a client of its own
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQ"
     "AAAABJRU5ErkJggg=="

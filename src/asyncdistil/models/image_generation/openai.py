@@ -76,19 +76,20 @@ class OpenAIImageGeneration(Service, AsyncImageGenerationModel):
             input: The prompt.
             num_generations: Images wanted; one request asks for all of them.
             quality: As the model knows it.
-            response_format: Whether an image comes as a URL, which expires, or as base64.
+            response_format: ``url`` and ``b64_json`` both ask for base64, for a URL expires and a
+                dataset stays; ``None`` for models that take no such field.
             size: Such as ``1024x1024``.
             style: As the model knows it.
 
         Returns:
-            One ``{"images": [...]}`` with base64 texts or URLs.
+            One ``{"images": [...]}`` with base64 texts; with URLs if the service gives only those.
         """
         body = {
             "model": self.model,
             "prompt": input,
             "n": num_generations,
             "quality": quality,
-            "response_format": response_format,
+            "response_format": None if response_format is None else "b64_json",
             "size": size,
             "style": style,
         }

@@ -97,7 +97,7 @@ class ImageTask(Task):
 class ImageGeneration(ImageTask):
     """Make an image from a prompt.
 
-    Inputs: ``prompt``. Outputs: ``image``, base64 text or a URL, as the model gives it;
+    Inputs: ``prompt``. Outputs: ``image``, base64 text, or a URL if the model gives only that;
     ``image_path`` with ``save_artifacts``; ``model_name``.
 
     Attributes:
