@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,28 @@ def test_artifacts_go_with_the_last_run_that_has_their_rows(cache: Path) -> None
     assert [p.name for p in (root / "artifacts").iterdir()] == [runs[0]]
     assert [p.name for p in (root / "runs").iterdir()] == [runs[1]]
     assert saved(pipeline(cache, 1, beside=True).run()) == again
+
+
+class Telling(RowStep):
+    word: str
+
+    def transform(self, row: dict[str, Any]) -> dict[str, Any]:
+        self._logger.warning("here is %s", self.word)
+        return row
+
+
+def test_runs_beside_one_another_have_logs_of_their_own(cache: Path) -> None:
+    def told(word: str) -> str:
+        with Pipeline(word, cache_dir=cache) as made:
+            load = LoadDataFromDicts(name="load", data=[{"n": 1}])
+            load >> Telling(name="tell", word=word)
+        path = made.run().log_filename_path
+        assert path is not None
+        return path.read_text()
+
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(told, ("one", "other"))
+    assert "here is one" in one
+    assert "here is other" in other
+    assert "other" not in one
+    assert "here is one" not in other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,9 @@ def retry(
 
     path = Path(wanted)
     if path.suffix in _SCRIPTS or path.is_file():
+        if cache_dir is not None:
+            # As the variable would say it: a script that names a directory itself has its way.
+            os.environ["ASYNCDISTIL_CACHE_DIR"] = str(cache_dir.expanduser().absolute())
         pipeline, options = reached_by(path, arguments, parameters=(), pipeline_name=pipeline_name)
         # What the script says of a run in general holds: its dataset, its budget.
         options = replace(options, use_cache=True, retry_failed=True)

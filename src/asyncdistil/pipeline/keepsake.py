@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -95,6 +96,9 @@ def logged(root: Path, run: str) -> Iterator[Callable[[str], None]]:
     with os.fdopen(number, "a", encoding="utf-8") as file:
         handler = _QuietHandler(file)
         handler.setFormatter(logging.Formatter(_LINE))
+        # Each run has a thread of its own: others that go on beside it have logs of their own.
+        mine = threading.get_ident()
+        handler.addFilter(lambda record: record.thread == mine)
         library.addHandler(handler)
         try:
             yield handler.write
