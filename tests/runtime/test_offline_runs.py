@@ -135,6 +135,18 @@ def test_another_pipeline_of_the_cache_pays_nothing_and_one_without_cache_pays_a
         assert set(server.batches.prompts.values()) == {2}
 
 
+def test_a_run_without_cache_takes_up_what_it_submitted_itself(cache: Path) -> None:
+    with ModelServer() as server:
+        generations(pipeline_of(cache, server))
+        server.batches.prompts.clear()
+        server.batches.looks_until_done = 2
+        with pytest.raises(BatchesPending):
+            pipeline_of(cache, server, poll=None).run(use_cache=False)
+        found = generations(pipeline_of(cache, server, poll=None), use_cache=False)
+        assert all(text for _, text in found)
+        assert submitted_once(server)
+
+
 def test_records_are_private_and_hold_neither_key_nor_text(cache: Path) -> None:
     with ModelServer() as server:
         generations(pipeline_of(cache, server))
