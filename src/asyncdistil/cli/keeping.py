@@ -11,7 +11,7 @@ from asyncdistil.cli.ending import told
 from asyncdistil.cli.options import CacheDir, Debug, DryRun, Json, Name, OneOrAll, Pinnable
 
 cache = typer.Typer(
-    help="List, check, collect, carry away what is stored.",
+    help="List, check, mend, collect, carry away what is stored.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -101,6 +101,21 @@ def cache_unpin(
         from asyncdistil.cli import collected
 
         collected.pin(wanted, cache_dir, pinned=False, as_json=as_json)
+
+
+@cache.command("repair")
+def cache_repair(
+    name: OneOrAll = None,
+    dry_run: DryRun = False,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Give up what is damaged; the next run recomputes just that."""
+    with told(debug=debug, as_json=as_json):
+        from asyncdistil.cli import repaired
+
+        repaired.repair(name, cache_dir, dry_run=dry_run, as_json=as_json)
 
 
 @cache.command("export")

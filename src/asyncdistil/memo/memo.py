@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from xxhash import xxh3_128_digest
@@ -228,7 +228,12 @@ class Memo:
             self.refresh()
             yield from entries(self._catalogue, self._shelf)
 
-    def compact(self, keep: Callable[[EntryInfo], bool] = lambda _entry: True) -> Compaction:
+    def compact(
+        self,
+        keep: Callable[[EntryInfo], bool] = lambda _entry: True,
+        *,
+        aside: Collection[int] = (),
+    ) -> Compaction:
         """Drop what was superseded, is damaged, or is not to be kept.
 
         Segments that a living process writes are left alone. Other processes may read and write
@@ -236,13 +241,14 @@ class Memo:
 
         Args:
             keep: Says of every entry whether it stays.
+            aside: Segments that are moved to quarantine and not removed.
 
         Raises:
             StoreLocked: Another process is at it.
             StorageError: The disk refused; nothing is lost.
         """
         with self._lock:
-            return compact(self._catalogue, self._shelf, keep)
+            return compact(self._catalogue, self._shelf, keep, aside)
 
     def close(self) -> None:
         """Close every file; leaves the index on disk if that saves the next one time."""

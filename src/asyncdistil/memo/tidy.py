@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,6 +22,9 @@ from asyncdistil.memo.segment import (
     segment_path,
 )
 from asyncdistil.memo.shelf import Shelf
+
+QUARANTINE = "quarantine"
+"""Directory of segments that were set aside because they are damaged."""
 
 UNKNOWN_MODEL = "unknown: the record of its name is damaged"
 """Model of entries whose model record can't be read."""
@@ -116,8 +119,15 @@ def entries(catalogue: Catalogue, shelf: Shelf) -> Iterator[tuple[EntryInfo, Ent
             yield info, entry
 
 
-def compact(catalogue: Catalogue, shelf: Shelf, keep: Callable[[EntryInfo], bool]) -> Compaction:
+def compact(
+    catalogue: Catalogue,
+    shelf: Shelf,
+    keep: Callable[[EntryInfo], bool],
+    aside: Collection[int] = (),
+) -> Compaction:
     """Write what is wanted of all segments without a writer into a new one; remove the old ones.
+
+    Those in ``aside`` are moved to quarantine instead.
 
     Segments that are being written stay as they are. Killed at any moment, this loses nothing:
     the old segments are removed only when the new one is durable.
@@ -135,7 +145,7 @@ def compact(catalogue: Catalogue, shelf: Shelf, keep: Callable[[EntryInfo], bool
                 )
             _hold_ended(shelf, held)
             catalogue.look()
-            return _rewrite(catalogue, shelf, list(held), keep)
+            return _rewrite(catalogue, shelf, list(held), keep, aside)
     except OSError as error:
         raise refused(shelf.directory, "be compacted", error) from error
     finally:
@@ -171,7 +181,11 @@ def _is_newer(files: Files, fd: int, number: int) -> bool:
 
 
 def _rewrite(
-    catalogue: Catalogue, shelf: Shelf, old: list[int], keep: Callable[[EntryInfo], bool]
+    catalogue: Catalogue,
+    shelf: Shelf,
+    old: list[int],
+    keep: Callable[[EntryInfo], bool],
+    aside: Collection[int],
 ) -> Compaction:
     files, directory = shelf.files, shelf.directory
     before = _size(shelf, old)
@@ -193,8 +207,14 @@ def _rewrite(
         for number in {*segment_numbers(files, directory)} - {*old, writer.number}:
             files.fdatasync(shelf.descriptor(number)[0])
         failpoint("memo.compact.before_unlink")
+        if aside and files.make_private_dir(directory / QUARANTINE):
+            files.fsync_dir(directory)
         for number in old:
-            files.unlink(segment_path(directory, number))
+            path = segment_path(directory, number)
+            if number in aside:
+                files.replace(path, directory / QUARANTINE / path.name)
+            else:
+                files.unlink(path)
             failpoint("memo.compact.after_unlink")
         files.fsync_dir(directory)
     finally:

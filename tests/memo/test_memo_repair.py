@@ -1,0 +1,72 @@
+"""Repairing the memo: what is good of a damaged segment is kept, the rest is set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asyncdistil.log import LocalFiles
+from asyncdistil.memo import Key, Memo, namespace_dir
+from asyncdistil.memo.repair import examine_memo, repair_memo
+
+ANSWERS = 20
+
+
+def written(memo_dir: Path, key: Callable[[int], Key]) -> Path:
+    with_answers = Memo.open(memo_dir)
+    for number in range(ANSWERS):
+        with_answers.put(key(number), 0, b"answer %d " % number * 40)
+    with_answers.close()
+    (path,) = namespace_dir(memo_dir).glob("*.adm")
+    return path
+
+
+def answers(memo_dir: Path, key: Callable[[int], Key]) -> list[int]:
+    memo = Memo.open(memo_dir)
+    found = [n for n in range(ANSWERS) if memo.get(key(n)) == b"answer %d " % n * 40]
+    memo.close()
+    return found
+
+
+def test_a_sound_memo_is_left_as_it_is(memo_dir: Path, key: Callable[[int], Key]) -> None:
+    path = written(memo_dir, key)
+    before = path.read_bytes()
+    assert repair_memo(memo_dir.parent, LocalFiles()) == []
+    assert path.read_bytes() == before
+    assert repair_memo(memo_dir.parent / "nowhere", LocalFiles()) == []
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_what_is_good_of_a_damaged_segment_is_kept_and_the_file_set_aside(
+    memo_dir: Path, key: Callable[[int], Key], share: float
+) -> None:
+    path = written(memo_dir, key)
+    image = bytearray(path.read_bytes())
+    image[int(len(image) * share)] ^= 1
+    path.write_bytes(image)
+    files = LocalFiles()
+    foreseen = examine_memo(memo_dir.parent, files)
+    assert path.read_bytes() == image
+    found = repair_memo(memo_dir.parent, files)
+    assert found == foreseen
+    assert [one.path for one in found] == [path]
+    assert not path.exists()
+    assert (path.parent / "quarantine" / path.name).read_bytes() == image
+    assert examine_memo(memo_dir.parent, files) == []
+    assert len(answers(memo_dir, key)) == ANSWERS - 1
+
+
+def test_the_index_of_a_memo_that_was_repaired_knows_what_is_left(
+    memo_dir: Path, key: Callable[[int], Key]
+) -> None:
+    path = written(memo_dir, key)
+    image = bytearray(path.read_bytes())
+    image[len(image) // 2] ^= 1
+    path.write_bytes(image)
+    beside = Memo.open(memo_dir)
+    repair_memo(memo_dir.parent, LocalFiles())
+    left = answers(memo_dir, key)
+    assert [n for n in range(ANSWERS) if beside.get(key(n)) is not None] == left
+    beside.close()
