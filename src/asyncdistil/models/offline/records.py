@@ -232,8 +232,9 @@ class FileJournal:
             self._files.close(fd)
 
     def _make_directory(self) -> None:
-        if self._files.make_private_dir(self.directory):
-            self._files.fsync_dir(self.directory.parent)
+        self._files.make_private_dir(self.directory)
+        # Also if it was there: whoever made it may have died before this.
+        self._files.fsync_dir(self.directory.parent)
 
     def _refused(self, act: str, error: OSError) -> StorageError:
         return StorageError(
