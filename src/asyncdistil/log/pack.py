@@ -1,13 +1,13 @@
 """The file that carries a dataset from one machine to another: a plain tar, checked to the byte.
 
 ```text
-member, member, ..., MANIFEST.json, two empty blocks
+member, member, ..., MANIFEST.json, SHA256, two empty blocks
 ```
 
 Every member is a regular file with a header that says nothing but name and size, so equal content
-makes equal bytes. The manifest holds the SHA-256 of every member and of all bytes before itself.
-These find damage; they prove nothing about who made the file, which only a SHA-256 of the whole
-that comes by another way can.
+makes equal bytes. The manifest holds the SHA-256 of every member, and the last member that of all
+bytes before itself. These find damage; they prove nothing about who made the file, which only a
+SHA-256 of the whole that comes by another way can.
 
 A pack comes from anywhere. So its headers are read here, not by a library that knows links, sparse
 files and extended headers: a header that is not the very one that we would write is refused.
@@ -30,13 +30,16 @@ from asyncdistil.errors import CorruptRecord, FormatError, StorageError
 
 FORMAT = "asyncdistil-pack/1"
 MANIFEST = "MANIFEST.json"
+DIGEST = "SHA256"
 MODE = 0o600
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
 _PIECE_BYTES = 1 << 20
 _MOST_MANIFEST_BYTES = 64 << 20
-_NAME = re.compile(r"(log|memo|MANIFEST\.json|rows/\d{10}|datasets/[0-9a-f]{32}-\d{1,10}\.arrow)")
+_NAME = re.compile(
+    r"(log|memo|MANIFEST\.json|SHA256|rows/\d{10}|datasets/[0-9a-f]{32}-\d{1,10}\.arrow)"
+)
 
 
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,8 +58,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         pipeline: Name of the pipeline, UTF-8 in hex, since a name may be any text.
         run: Id of the run that made the dataset.
         store: Id of the store that it was taken from, hex; seeds the hashes of its records.
-        members: All others, in order.
-        before: SHA-256 of all bytes before the manifest.
+        members: Those before the manifest, in order.
     """
 
     format: str
@@ -64,7 +66,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: str
     store: str
     members: tuple[Member, ...]
-    before: str
 
 
 class PackWriter:
@@ -125,10 +126,10 @@ class PackWriter:
                 run,
                 store_id.hex(),
                 tuple(self._members),
-                _sha256_of(file, file.tell()),
             )
-            data = msgspec.json.format(msgspec.json.encode(manifest))
-            file.write(_header(MANIFEST, len(data)) + data + bytes(-len(data) % _BLOCK) + _END)
+            file.write(_member(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest))))
+            digest = _sha256_of(file, file.tell())
+            file.write(_member(DIGEST, f"{digest}\n".encode()) + _END)
             file.flush()
             os.fsync(file.fileno())
             whole = _sha256_of(file, file.tell())
@@ -222,12 +223,14 @@ class PackReader:
         if expected_sha256 and self.sha256 != expected_sha256:
             raise self._damaged(f"its SHA-256 is {self.sha256}, not the one that was asked for")
         self._places = self._walk(total)
-        places = list(self._places.items())
-        if not places or places[-1][0] != MANIFEST:
-            raise self._foreign("its last member is no manifest")
-        last = places.pop()[1]
-        self.manifest = self._read_manifest(last)
-        self._compare(places, last.start - _BLOCK)
+        *places, manifest, digest = [("", _Place(0, 0)), ("", _Place(0, 0)), *self._places.items()]
+        if (manifest[0], digest[0]) != (MANIFEST, DIGEST):
+            raise self._foreign("it does not end with a manifest and a SHA-256")
+        before = _sha256_of(file, digest[1].start - _BLOCK)
+        if self.part(DIGEST, 0, digest[1].size) != f"{before}\n".encode():
+            raise self._damaged("its bytes are not those that its SHA-256 was made of")
+        self.manifest = self._read_manifest(manifest[1])
+        self._compare(places[2:])
 
     def _walk(self, total: int) -> dict[str, _Place]:
         """Members by name; every header is the one that we would have written."""
@@ -278,13 +281,11 @@ class PackReader:
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise self._foreign(f"its manifest can't be understood ({error})") from None
 
-    def _compare(self, places: list[tuple[str, _Place]], before: int) -> None:
+    def _compare(self, places: list[tuple[str, _Place]]) -> None:
         manifest = self.manifest
         told = [(member.name, member.bytes) for member in manifest.members]
         if told != [(name, place.size) for name, place in places]:
             raise self._damaged("its members are not those of its manifest")
-        if _sha256_of(self._file, before) != manifest.before:
-            raise self._damaged("its bytes are not those that its manifest was made for")
         for member in manifest.members:
             digest = sha256()
             for piece in self.pieces(member.name):
@@ -316,6 +317,10 @@ def _header(name: str, size: int) -> bytes:
     info.size = size
     info.mode = MODE
     return info.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
+
+
+def _member(name: str, content: bytes) -> bytes:
+    return _header(name, len(content)) + content + bytes(-len(content) % _BLOCK)
 
 
 def _sha256_of(file: BinaryIO, stop: int) -> str:
