@@ -224,7 +224,8 @@ def test_the_card_keeps_the_configurations_that_datasets_lists(pushed: dict[str,
     head = card.data.to_dict()
     assert [each["config_name"] for each in head["configs"]] == ["default", "other"]
     assert head["tags"] == ["synthetic", "asyncdistil"]
-    assert f"asyncdistil pipeline run --config https://huggingface.co/datasets/{REPO}" in card.text
+    assert f"curl -L -O https://huggingface.co/datasets/{REPO}/raw/main/pipeline.yaml" in card.text
+    assert "\nasyncdistil run pipeline.yaml\n" in card.text
 
 
 def test_pushing_again_changes_the_card_and_keeps_one_copy_of_it(

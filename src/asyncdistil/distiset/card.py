@@ -62,7 +62,8 @@ dataset = load_dataset({{ title | python }}, {{ config | python }})
 `pipeline.yaml` describes the pipeline:
 
 ```console
-asyncdistil run {{ pipeline }}
+{% if hub %}curl -L -O {{ pipeline }}
+asyncdistil run pipeline.yaml{% else %}asyncdistil run {{ pipeline }}{% endif %}
 ```
 {% endif %}{% if script %}
 `{{ script }}` is the program that ran it.
