@@ -177,8 +177,8 @@ def test_every_flipped_bit_of_a_pack_is_found(pack: Path, tmp_path: Path) -> Non
     image = pack.read_bytes()
     rng = random.Random(1)
     damaged = tmp_path / "damaged"
-    # Headers and manifest whole, of the rest as many as are quick.
-    bits = {*rng.sample(range(8 * len(image)), 400), *range(8 * 512)}
+    # Of the first header many, of the rest as many as are quick.
+    bits = {*rng.sample(range(8 * len(image)), 300), *range(0, 8 * 512, 5)}
     for bit in bits:
         flipped = bytearray(image)
         flipped[bit // 8] ^= 1 << bit % 8
@@ -190,7 +190,7 @@ def test_every_flipped_bit_of_a_pack_is_found(pack: Path, tmp_path: Path) -> Non
 def test_every_cut_and_every_tail_of_a_pack_is_found(pack: Path, tmp_path: Path) -> None:
     image = pack.read_bytes()
     damaged = tmp_path / "damaged"
-    for cut in range(0, len(image), 61):
+    for cut in range(0, len(image), 131):
         damaged.write_bytes(image[:cut])
         with pytest.raises((FormatError, CorruptRecord)):
             PackReader(damaged)

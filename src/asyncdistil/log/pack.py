@@ -223,14 +223,15 @@ class PackReader:
         if expected_sha256 and self.sha256 != expected_sha256:
             raise self._damaged(f"its SHA-256 is {self.sha256}, not the one that was asked for")
         self._places = self._walk(total)
-        *places, manifest, digest = [("", _Place(0, 0)), ("", _Place(0, 0)), *self._places.items()]
-        if (manifest[0], digest[0]) != (MANIFEST, DIGEST):
+        places = list(self._places.items())
+        if [name for name, _ in places[-2:]] != [MANIFEST, DIGEST]:
             raise self._foreign("it does not end with a manifest and a SHA-256")
-        before = _sha256_of(file, digest[1].start - _BLOCK)
-        if self.part(DIGEST, 0, digest[1].size) != f"{before}\n".encode():
+        (_, manifest), (_, digest) = places[-2:]
+        before = _sha256_of(file, digest.start - _BLOCK)
+        if self.part(DIGEST, 0, digest.size) != f"{before}\n".encode():
             raise self._damaged("its bytes are not those that its SHA-256 was made of")
-        self.manifest = self._read_manifest(manifest[1])
-        self._compare(places[2:])
+        self.manifest = self._read_manifest(manifest)
+        self._compare(places[:-2])
 
     def _walk(self, total: int) -> dict[str, _Place]:
         """Members by name; every header is the one that we would have written."""
