@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 from pydantic import PrivateAttr
 
 from asyncdistil.memo import Memo, Replies
-from asyncdistil.models import TransformersLLM, memoized
+from asyncdistil.models import LlamaCppLLM, TransformersLLM, memoized
 from asyncdistil.models.llms.local import Completed, LocalLLM
 from asyncdistil.models.reply import Reply
 from asyncdistil.transport.brokers import Ledger
@@ -221,3 +222,15 @@ def test_stored_answers_of_a_transformer_need_no_weights(tiny: Path, memo: Memo)
         llm.load()
         llm.generate_outputs([chat("a cat")], max_new_tokens=4)
         assert (llm._model is not None) == loads
+
+
+def test_a_model_that_was_pickled_for_a_worker_starts_afresh(tmp_path: Path) -> None:
+    path = tmp_path / "any.gguf"
+    path.write_bytes(b"no weights are read here")
+    llm = LlamaCppLLM(model_path=path)
+    llm.load()
+    copy = cloudpickle.loads(cloudpickle.dumps(llm))
+    assert copy._weights is not llm._weights
+    with copy._weights:
+        assert not copy._weights_loaded
+    assert copy.identity_fields() == llm.identity_fields()

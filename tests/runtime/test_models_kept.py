@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from asyncdistil.models import OpenAILLM
+from asyncdistil.models import OpenAIEmbeddings, OpenAILLM
 from asyncdistil.pipeline import Pipeline
-from asyncdistil.steps import LoadDataFromDicts
+from asyncdistil.steps import EmbeddingGeneration, LoadDataFromDicts
 from asyncdistil.steps.tasks import TextGeneration
 from asyncdistil.testing.chaos import always
 from asyncdistil.testing.model_server import ModelServer
@@ -390,3 +390,28 @@ def test_a_bad_generation_among_good_ones_is_a_failed_row_and_its_row_is_asked_a
         assert numbers_of(rows) == [n for n in range(ROWS) for _ in range(3)]
         assert all(row["answer"] for row in rows)
         assert report["failed_rows"] == 0
+
+
+def test_new_rows_in_front_embed_only_new_texts(cache: Path, server: ModelServer) -> None:
+    def embedded(numbers: list[int], *, name: str = "embedded") -> dict[int, list[float]]:
+        embeddings = OpenAIEmbeddings(model="m", base_url=server.url, api_key="any")
+        with Pipeline(name=name, cache_dir=cache) as built:
+            load = LoadDataFromDicts(data=[{"text": f"text {n}", "n": n} for n in numbers])
+            load >> EmbeddingGeneration(embeddings=embeddings, input_batch_size=7)
+        rows = built.run()["default"]["train"]
+        assert rows["n"] == numbers
+        return dict(zip(rows["n"], rows["embedding"], strict=True))
+
+    def sent() -> list[str]:
+        found = [text for request in server.requests for text in request.json["input"]]
+        server.requests.clear()
+        return sorted(found)
+
+    first = embedded([*range(ROWS)])
+    assert len(sent()) == ROWS
+    new = [*range(ROWS, ROWS + ROWS // 10)]
+    more = embedded([*new, *reversed(range(ROWS))])
+    assert sent() == [f"text {n}" for n in new]
+    assert {n: more[n] for n in first} == first
+    assert embedded([*new], name="another") == {n: more[n] for n in new}
+    assert sent() == []

@@ -184,9 +184,20 @@ class Memoized:
             await asyncio.wait([self._probe])
 
     async def _learn_name(self, ask: Callable[[], Awaitable[str]]) -> None:
-        name = await ask()
+        self.hear(await ask())
+
+    def hear(self, name: str) -> None:
+        """Note how a server calls itself."""
         if name.startswith(STAND_IN):
             self.reported = name
+
+    def worth_keeping(self, reply: Reply) -> bool:
+        """Whether to store a reply: a request that got none leaves nothing to keep."""
+        return bool(reply.body)
+
+    def home(self, key: Key) -> Key:
+        """Where answers to a request lie: under its key, or under one of the stand-in's own."""
+        return self._place(key, self.reported)
 
     async def samples(
         self,
@@ -242,7 +253,7 @@ class Memoized:
         accept: Collection[Outcome],
         fits: Callable[[Reply], bool],
     ) -> dict[int, Reply]:
-        where = self._place(key, self.reported)
+        where = self.home(key)
         found: dict[int, Reply] = {}
         for number in numbers:
             reply = store.get(where, number)
@@ -272,10 +283,9 @@ class Memoized:
     ) -> list[Reply]:
         replies = await self._ask(fetch, len(numbers))
         for number, reply in zip(numbers, replies, strict=False):
-            if reply.reported.startswith(STAND_IN):
-                self.reported = reply.reported
-            if reply.body:  # a request that got no reply leaves nothing worth keeping
-                store.put(self._place(key, self.reported), number, reply)
+            self.hear(reply.reported)
+            if self.worth_keeping(reply):
+                store.put(self.home(key), number, reply)
         book(Usage(), wrote_memo=True)
         return replies
 

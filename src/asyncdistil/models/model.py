@@ -3,6 +3,7 @@
 import inspect
 import logging
 from abc import ABC, abstractmethod
+from copy import deepcopy
 from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
@@ -56,6 +57,19 @@ class Model(HasRuntimeParameters, ABC):
     def identity_fields(self) -> dict[str, Any]:
         """What makes this model the same model: goes into keys, so it never holds a secret."""
         return identity.identity_fields(self)
+
+
+def fresh_attributes(kind: type[Model]) -> dict[str, Any]:
+    """Private attributes of a model as they are when it is made: a pickled copy starts with them.
+
+    Not by pydantic's own ``get_default``, whose newer versions call no factory.
+    """
+    return {
+        name: deepcopy(attribute.default)
+        if attribute.default_factory is None
+        else attribute.default_factory()  # type: ignore[call-arg]
+        for name, attribute in kind.__private_attributes__.items()
+    }
 
 
 class GeneratingModel(Model):

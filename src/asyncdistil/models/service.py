@@ -9,16 +9,20 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr
 
 from asyncdistil.errors import ParameterError
+from asyncdistil.models import memoized
 from asyncdistil.models.endpoint import Endpoint
 from asyncdistil.models.http import MAX_REPLY_BYTES, HttpClient
-from asyncdistil.models.identity import public_url
-from asyncdistil.models.model import Model
+from asyncdistil.models.identity import is_loopback, public_url
+from asyncdistil.models.memoized import Memoized
+from asyncdistil.models.model import Model, fresh_attributes
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.pricing import FREE, Price, price_of
 from asyncdistil.models.retry import Patience
 from asyncdistil.transport.brokers import RateLimits
 
 T = TypeVar("T")
+
+_PROBE_SECONDS = 2.0
 
 _log = logging.getLogger("asyncdistil.models")
 _unpriced: set[tuple[str, str]] = set()  # models that this was said of
@@ -83,6 +87,7 @@ class Service(Model):
 
     _client: HttpClient | None = PrivateAttr(None)
     _endpoint: Endpoint | None = PrivateAttr(None)
+    _memoized: Memoized = PrivateAttr(default_factory=Memoized)
 
     @property
     def concurrency(self) -> int:
@@ -172,6 +177,27 @@ class Service(Model):
             raise ParameterError(f"{type(self).__name__} is not loaded: call `load()` first")
         return await self._endpoint.call(send)
 
+    def _request_identity(self) -> dict[str, Any]:
+        """What tells this model from another, besides the request itself."""
+        if self.model_identity is not None:
+            return {"provider": self.provider, "model_identity": self.model_identity}
+        return {"provider": self.provider, "url": public_url(self._service_url())}
+
+    async def _learn_who_answers(self) -> None:
+        """Ask a server of this machine for its name, once, if there is a store.
+
+        Answers of a stand-in lie apart, so its name must be known to find them again.
+        """
+        if memoized.current_store() is not None and is_loopback(self._service_url()):
+            await self._memoized.probe(self._server_name)
+
+    async def _server_name(self) -> str:
+        client = HttpClient(self._service_url(), headers={})
+        try:
+            return await client.server_name("/models", timeout_seconds=_PROBE_SECONDS)
+        finally:
+            client.close()
+
     def _price(self, model: str) -> Price:
         if self.price is not None:
             return Price(*self.price)
@@ -190,8 +216,9 @@ class Service(Model):
         return self.provider
 
     def __getstate__(self) -> dict[Any, Any]:
-        """State without connections: a copy in another process opens its own."""
+        """State without connections and requests in flight: a copy opens its own."""
         state = super().__getstate__()
         private = dict(state["__pydantic_private__"] or {})
-        private.update(_client=None, _endpoint=None)
+        fresh = fresh_attributes(type(self))["_memoized"]
+        private.update(_client=None, _endpoint=None, _memoized=fresh)
         return {**state, "__pydantic_private__": private}

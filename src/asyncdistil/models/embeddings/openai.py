@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from asyncdistil.batch import Usage
 from asyncdistil.models import loop, memoized
 from asyncdistil.models.embeddings.base import Embeddings
+from asyncdistil.models.embeddings.stored import Lookup
 from asyncdistil.models.llms.openai import OPENAI_URL
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.retry import RequestFailed, unreadable
@@ -28,6 +29,8 @@ class _Tokens(msgspec.Struct):
 class _Embedded(msgspec.Struct):
     data: list[_Vector]
     usage: _Tokens | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
 
 
 _decoder = msgspec.json.Decoder(_Embedded)
@@ -35,6 +38,8 @@ _decoder = msgspec.json.Decoder(_Embedded)
 
 class OpenAIEmbeddings(Service, Embeddings):
     """OpenAI's embeddings, or those of any service that speaks its dialect (``base_url=``).
+
+    A text that was embedded before by the same model is found in the memo and not sent again.
 
     Attributes:
         model: Model id.
@@ -75,12 +80,18 @@ class OpenAIEmbeddings(Service, Embeddings):
 
     async def aencode(self, inputs: list[str]) -> list[list[float]]:
         """As `encode`, on the running loop."""
+        await self._learn_who_answers()
+        asked = {**self._request_identity(), "model": self.model, "dimensions": self.dimensions}
+        wanted = Lookup(
+            inputs, asked, model=f"{self.provider}:{self.model}", memoized=self._memoized
+        )
         size = self.texts_per_request
-        parts = [inputs[start : start + size] for start in range(0, len(inputs), size)]
-        vectors = await asyncio.gather(*map(self._encode_part, parts))
-        return [vector for part in vectors for vector in part]
+        missing = wanted.missing
+        parts = [missing[start : start + size] for start in range(0, len(missing), size)]
+        await asyncio.gather(*(self._encode_part(wanted, part) for part in parts))
+        return wanted.vectors()
 
-    async def _encode_part(self, texts: list[str]) -> list[list[float]]:
+    async def _encode_part(self, wanted: Lookup, texts: list[str]) -> None:
         body: dict[str, Any] = {"model": self.model, "input": texts}
         if self.dimensions is not None:
             body["dimensions"] = self.dimensions
@@ -105,5 +116,12 @@ class OpenAIEmbeddings(Service, Embeddings):
         reply = await self._call(send)
         tokens = (reply.usage or _Tokens()).prompt_tokens
         cost = self._price(self.model).cost_microusd(tokens, 0)
-        memoized.book(Usage(requests=1, input_tokens=tokens, cost_microusd=cost))
-        return [v.embedding for v in sorted(reply.data, key=lambda vector: vector.index)]
+        usage = Usage(requests=1, input_tokens=tokens, cost_microusd=cost)
+        memoized.book(usage)
+        in_order = sorted(reply.data, key=lambda vector: vector.index)
+        wanted.learn(
+            texts,
+            [vector.embedding for vector in in_order],
+            usage=usage,
+            reported=reply.system_fingerprint or reply.model or "",
+        )

@@ -4,8 +4,12 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, SecretStr
 
+from asyncdistil.batch import Usage
+from asyncdistil.models import memoized
 from asyncdistil.models.cuda import CudaDevices
 from asyncdistil.models.embeddings.base import Embeddings
+from asyncdistil.models.embeddings.stored import Lookup
+from asyncdistil.models.memoized import Memoized
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.sdk import require
 
@@ -22,6 +26,8 @@ _OPTIONAL = (
 
 class SentenceTransformerEmbeddings(Embeddings, CudaDevices):
     """A model of the sentence-transformers kind.
+
+    A text that was embedded before by the same model is found in the memo.
 
     Attributes:
         model: Hub id or directory.
@@ -56,15 +62,14 @@ class SentenceTransformerEmbeddings(Embeddings, CudaDevices):
     )
 
     _model: Any = PrivateAttr(None)
+    _memoized: Memoized = PrivateAttr(default_factory=Memoized)
 
     @property
     def model_name(self) -> str:
         """Hub id or directory."""
         return self.model
 
-    def load(self) -> None:
-        """Load the weights."""
-        super().load()
+    def _load_weights(self) -> None:
         self.place_on_devices()
         package: Any = require(
             "sentence_transformers",
@@ -87,14 +92,30 @@ class SentenceTransformerEmbeddings(Embeddings, CudaDevices):
         self.give_up_devices()
         super().unload()
 
+    def _request_identity(self) -> dict[str, Any]:
+        # Arguments of other libraries can be of any type.
+        free = {
+            name: {key: str(value) for key, value in (getattr(self, name) or {}).items()}
+            for name in ("model_kwargs", "tokenizer_kwargs", "config_kwargs")
+        }
+        return {**self.identity_fields(), **free}
+
     def encode(self, inputs: list[str]) -> list[list[float]]:
-        """One vector per text, in order."""
-        vectors = self._model.encode(
-            inputs,
-            batch_size=max(1, len(inputs)),
-            convert_to_numpy=True,
-            precision=self.precision,
-            normalize_embeddings=self.normalize_embeddings,
-            show_progress_bar=False,
-        )
-        return [vector.tolist() for vector in vectors]
+        """One vector per text, in order; the weights are loaded when one is not stored."""
+        wanted = Lookup(inputs, self._request_identity(), model=self.model, memoized=self._memoized)
+        missing = wanted.missing
+        if missing:
+            if self._model is None:
+                self._load_weights()
+            vectors = self._model.encode(
+                missing,
+                batch_size=len(missing),
+                convert_to_numpy=True,
+                precision=self.precision,
+                normalize_embeddings=self.normalize_embeddings,
+                show_progress_bar=False,
+            )
+            usage = Usage(requests=1)
+            memoized.book(usage)
+            wanted.learn(missing, [vector.tolist() for vector in vectors], usage=usage)
+        return wanted.vectors()

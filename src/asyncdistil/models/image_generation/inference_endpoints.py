@@ -1,16 +1,18 @@
 """Images from models served by Hugging Face."""
 
-import asyncio
 import base64
 from typing import Any, ClassVar, Self
 
 import msgspec
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from asyncdistil.batch import Usage
 from asyncdistil.models import memoized
 from asyncdistil.models.image_generation.base import AsyncImageGenerationModel
+from asyncdistil.models.image_generation.stored import MemoizedImages, output_of
+from asyncdistil.models.memoized import Memoized, request_key
 from asyncdistil.models.parameters import Setting
+from asyncdistil.models.reply import ACCEPTED, Reply
 from asyncdistil.models.retry import RequestFailed, unreadable
 from asyncdistil.models.service import Service
 
@@ -29,6 +31,8 @@ class InferenceEndpointsImageGeneration(Service, AsyncImageGenerationModel):
     model_id: str | None = None
     base_url: Setting[str] | None = Field(default=None, description="Where the endpoint is.")
     model_display_name: str | None = None
+
+    _memoized: Memoized = PrivateAttr(default_factory=MemoizedImages)
 
     provider: ClassVar[str] = "huggingface"
     key_variable: ClassVar[str] = "HF_TOKEN"
@@ -85,20 +89,35 @@ class InferenceEndpointsImageGeneration(Service, AsyncImageGenerationModel):
             "seed": seed,
         }
         given = {name: value for name, value in settings.items() if value is not None}
-        body = msgspec.json.encode({"inputs": input, "parameters": given})
-        images = await asyncio.gather(*(self._one(body) for _ in range(num_generations)))
-        return [{"images": [image]} for image in images]
+        body = {"inputs": input, "parameters": given}
+        await self._learn_who_answers()
+        identity = {**self._request_identity(), "model_id": self.model_id}
+        key = request_key(identity, body, model=f"{self.provider}:{self.model_name}")
+        encoded = msgspec.json.encode(body)
 
-    async def _one(self, body: bytes) -> str:
-        async def send() -> tuple[bytes, int]:
+        async def fetch(count: int) -> list[Reply]:
+            return [await self._one(encoded) for _ in range(count)]
+
+        replies = await self._memoized.samples(
+            key,
+            num_generations,
+            lambda count: memoized.each_alone(fetch, count),
+            deterministic=False,
+            accept=ACCEPTED,
+        )
+        return [output_of([reply]) for reply in replies]
+
+    async def _one(self, body: bytes) -> Reply:
+        async def send() -> tuple[Reply, int]:
             client = self._client
             assert client is not None
             got = await client.post("", body, timeout_seconds=self.timeout_seconds)
             if not got.headers.get("Content-Type", "").startswith("image/"):
                 text = client.hide(got.body[: 16 * 1024].decode("utf-8", "replace"))
                 raise RequestFailed(unreadable(f"{client.service} sent no image", detail=text))
-            return got.body, 0
+            server = got.headers.get("Server", "")
+            return Reply("ok", base64.b64encode(got.body), server), 0
 
-        image = await self._call(send)
+        reply = await self._call(send)
         memoized.book(Usage(requests=1))
-        return base64.b64encode(image).decode()
+        return reply

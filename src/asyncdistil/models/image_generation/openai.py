@@ -1,16 +1,20 @@
 """Images from OpenAI, or from any service that speaks its dialect."""
 
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from asyncdistil.batch import Usage
 from asyncdistil.models import memoized
 from asyncdistil.models.image_generation.base import AsyncImageGenerationModel
+from asyncdistil.models.image_generation.stored import MemoizedImages, output_of
 from asyncdistil.models.llms.openai import OPENAI_URL
+from asyncdistil.models.memoized import Memoized, request_key
 from asyncdistil.models.parameters import Setting
+from asyncdistil.models.reply import ACCEPTED, Reply
 from asyncdistil.models.retry import RequestFailed, unreadable
 from asyncdistil.models.service import Service
 
@@ -28,13 +32,18 @@ class _Tokens(msgspec.Struct):
 class _Made(msgspec.Struct):
     data: list[_Image]
     usage: _Tokens | None = None
+    system_fingerprint: str | None = None
 
 
 _decoder = msgspec.json.Decoder(_Made)
+_PATH = "/images/generations"
 
 
 class OpenAIImageGeneration(Service, AsyncImageGenerationModel):
     """OpenAI's image models, or a service that speaks its dialect (``base_url=``).
+
+    Images that come as base64 (``response_format="b64_json"``) are kept in the memo and not paid
+    for twice; a URL is not, because it expires.
 
     Attributes:
         model: Model id.
@@ -46,6 +55,8 @@ class OpenAIImageGeneration(Service, AsyncImageGenerationModel):
         default_factory=lambda: os.environ.get("OPENAI_BASE_URL", OPENAI_URL),
         description="Where the service is.",
     )
+
+    _memoized: Memoized = PrivateAttr(default_factory=MemoizedImages)
 
     provider: ClassVar[str] = "openai"
     key_variable: ClassVar[str] = "OPENAI_API_KEY"
@@ -93,24 +104,52 @@ class OpenAIImageGeneration(Service, AsyncImageGenerationModel):
             "size": size,
             "style": style,
         }
-        encoded = msgspec.json.encode({k: v for k, v in body.items() if v is not None})
+        given = {name: value for name, value in body.items() if value is not None}
+        await self._learn_who_answers()
+        key = request_key(
+            {**self._request_identity(), "path": _PATH},
+            {name: value for name, value in given.items() if name != "n"},
+            model=f"{self.provider}:{self.model}",
+        )
+        replies = await self._memoized.samples(
+            key,
+            num_generations,
+            lambda count: self._fetch({**given, "n": count}),
+            deterministic=False,
+            accept=ACCEPTED,
+        )
+        return [output_of(replies)]
+
+    async def _fetch(self, body: Mapping[str, Any]) -> list[Reply]:
+        encoded = msgspec.json.encode(body)
 
         async def send() -> tuple[_Made, int]:
             client = self._client
             assert client is not None
-            got = await client.post(
-                "/images/generations", encoded, timeout_seconds=self.timeout_seconds
-            )
+            got = await client.post(_PATH, encoded, timeout_seconds=self.timeout_seconds)
             try:
                 reply = _decoder.decode(got.body)
             except msgspec.DecodeError as error:
                 raise RequestFailed(
                     unreadable(f"{client.service}: the reply can't be read: {error}")
                 ) from None
+            if not all(image.b64_json or image.url for image in reply.data):
+                raise RequestFailed(unreadable(f"{client.service} sent no image"))
             return reply, (reply.usage or _Tokens()).output_tokens
 
         made = await self._call(send)
         tokens = made.usage or _Tokens()
         cost = self._price(self.model).cost_microusd(tokens.input_tokens, tokens.output_tokens)
         memoized.book(Usage(1, 0, tokens.input_tokens, tokens.output_tokens, cost))
-        return [{"images": [image.b64_json or image.url for image in made.data]}]
+        each = len(made.data) or 1
+        return [
+            Reply(
+                "ok",
+                (image.b64_json or image.url or "").encode(),
+                made.system_fingerprint or "",
+                tokens.input_tokens // each,
+                tokens.output_tokens // each,
+                cost // each,
+            )
+            for image in made.data
+        ]

@@ -15,6 +15,7 @@ from asyncdistil.memo import Key
 from asyncdistil.models import memoized
 from asyncdistil.models.llms.base import LLM
 from asyncdistil.models.memoized import request_key
+from asyncdistil.models.model import fresh_attributes
 from asyncdistil.models.output import prepare_output
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.reply import ACCEPTED, Outcome, Reply
@@ -86,11 +87,12 @@ class LocalLLM(LLM):
     def __getstate__(self) -> dict[Any, Any]:
         """State without weights: a copy in another process loads its own."""
         state = super().__getstate__()
-        private = {
-            name: attribute.get_default()
-            for name, attribute in type(self).__private_attributes__.items()
-        }
-        return {**state, "__pydantic_private__": private}
+        return {**state, "__pydantic_private__": None}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Start afresh: a lock can't be copied, and weights shouldn't be."""
+        super().__setstate__(state)
+        object.__setattr__(self, "__pydantic_private__", fresh_attributes(type(self)))
 
     # --- what a subclass writes -----------------------------------------------------------------
 

@@ -14,10 +14,8 @@ from asyncdistil.batch import Failure, Usage
 from asyncdistil.errors import ModelReplyError
 from asyncdistil.memo import Key
 from asyncdistil.models import memoized
-from asyncdistil.models.http import HttpClient
-from asyncdistil.models.identity import is_loopback, public_url
 from asyncdistil.models.llms.base import AsyncLLM
-from asyncdistil.models.memoized import Memoized, StoredOnly, request_key
+from asyncdistil.models.memoized import StoredOnly, request_key
 from asyncdistil.models.output import prepare_output
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.pricing import Price
@@ -32,7 +30,6 @@ from asyncdistil.models.typing import (
     StructuredOutputType,
 )
 
-_PROBE_SECONDS = 2.0
 _NO_KEY = Key(b"", b"", "")
 
 
@@ -77,8 +74,6 @@ class RemoteLLM(Service, AsyncLLM):
     accept: tuple[Outcome, ...] = ACCEPTED
     share_duplicates: bool = False
 
-    _memoized: Memoized = PrivateAttr(default_factory=Memoized)
-
     # Whether one request can ask for several answers.
     _several_per_request: bool = PrivateAttr(default=False)
 
@@ -95,12 +90,6 @@ class RemoteLLM(Service, AsyncLLM):
         twin._client = twin._endpoint = None
         twin._memoized = StoredOnly()
         return twin
-
-    def __getstate__(self) -> dict[Any, Any]:
-        """State without connections and requests in flight."""
-        state = super().__getstate__()
-        private = {**state["__pydantic_private__"], "_memoized": Memoized()}
-        return {**state, "__pydantic_private__": private}
 
     # --- what a subclass writes -----------------------------------------------------------------
 
@@ -126,12 +115,6 @@ class RemoteLLM(Service, AsyncLLM):
         Raises:
             ModelReplyError: It can't be understood.
         """
-
-    def _request_identity(self) -> dict[str, Any]:
-        """What tells this model from another, besides the request itself."""
-        if self.model_identity is not None:
-            return {"provider": self.provider, "model_identity": self.model_identity}
-        return {"provider": self.provider, "url": public_url(self._service_url())}
 
     # --- what it gets ---------------------------------------------------------------------------
 
@@ -182,8 +165,7 @@ class RemoteLLM(Service, AsyncLLM):
 
         shared = self.share_duplicates or temperature == 0
         stored = memoized.current_store() is not None
-        if stored and is_loopback(self._service_url()):
-            await self._memoized.probe(self._server_name)
+        await self._learn_who_answers()
         needs_key = shared or stored or self._memoized.needs_key
         key = _NO_KEY
         if needs_key:
@@ -224,13 +206,6 @@ class RemoteLLM(Service, AsyncLLM):
             return structure.complaint(self._read(reply).text or "")
         except ModelReplyError as error:
             return str(error)
-
-    async def _server_name(self) -> str:
-        client = HttpClient(self._service_url(), headers={})
-        try:
-            return await client.server_name("/models", timeout_seconds=_PROBE_SECONDS)
-        finally:
-            client.close()
 
     @staticmethod
     def _one_by_one(fetch: memoized.Fetch) -> memoized.Fetch:
