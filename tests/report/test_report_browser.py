@@ -1,24 +1,140 @@
-"""The page in a real browser, where there is one: nothing in it runs, nothing is asked for."""
+"""The pages in a real browser, where there is one: how they look, and that nothing in them runs."""
 
+import io
+import json
 import os
+import re
 import shutil
 import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME, DIMMED_MONOKAI
 
+from asyncdistil.cli.bars import frame
+from asyncdistil.models import OpenAILLM
 from asyncdistil.pipeline import Pipeline
+from asyncdistil.pipeline.outlook import Outlook
 from asyncdistil.report import page_of
-from asyncdistil.steps import LoadDataFromDicts, Step, StepInput
+from asyncdistil.steps import LoadDataFromDicts, RowStep, Step, StepInput, StepResources
+from asyncdistil.steps.tasks import TextGeneration
+from asyncdistil.supervisor.progress import Progress
 from asyncdistil.supervisor.stored_run import StoredRun
+from asyncdistil.testing.model_server import ModelServer
 from asyncdistil.typing import StepOutput
 
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="browsers are driven with playwright"
+)
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+COMMAND = Path(sys.executable).with_name("asyncdistil")
 SCREENSHOTS = "ASYNCDISTIL_TEST_SCREENSHOTS"
-"""Folder to leave the pictures in, for people to look at."""
+"""Folder to leave the pictures in, for people to look at: `docs/images` has them."""
+MOST_BYTES = 200_000
+SCHEMES = ["light", "dark"]
 ATTACK = "</dd><script>document.title='taken over'</script><img src=x onerror=document.title='no'>"
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium here")
+
+
+@contextmanager
+def browsing(scheme: str = "light", height: int = 1100) -> Iterator[Any]:
+    """A page, and what it complained of in ``page.complaints``."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(
+            viewport={"width": 1200, "height": height}, color_scheme=scheme, device_scale_factor=1
+        )
+        page.complaints = []
+        page.on("console", lambda said: page.complaints.append(said.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        yield page
+        browser.close()
+
+
+def pictured(page: Any, name: str, tmp_path: Path) -> int:
+    """Take a picture; how light its corner is, 0 to 255."""
+    Image = pytest.importorskip("PIL.Image", reason="pictures are looked at with Pillow")
+    path = Path(os.environ.get(SCREENSHOTS, tmp_path)) / f"{name}.png"
+    page.screenshot(path=path, animations="disabled")
+    with Image.open(path) as image:
+        corner = int(image.convert("L").getpixel((2, 2)))
+    assert path.stat().st_size < MOST_BYTES
+    return corner
+
+
+class Clean(RowStep):
+    inputs = property(lambda self: ["topic"])
+    outputs = property(lambda self: ["topic"])
+
+    def transform(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row["topic"].endswith("7 7"):
+            raise ValueError(f"{row['topic']!r} names nothing")
+        return row
+
+
+class Length(RowStep):
+    inputs = property(lambda self: ["generation"])
+    outputs = property(lambda self: ["words"])
+
+    def transform(self, row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"words": len((row["generation"] or "").split())}
+
+
+def asking(name: str, server: ModelServer, template: str, column: str, **more: Any) -> Any:
+    llm = OpenAILLM(model=name, base_url=server.url, api_key="none", max_concurrency=32)
+    return TextGeneration(name=name, llm=llm, template=template, columns=[column], **more)
+
+
+def showcase(cache: Path, server: ModelServer, rows: int) -> Pipeline:
+    with Pipeline("questions about topics", cache_dir=cache) as pipeline:
+        topics = [{"topic": f"topic {n % 10} {n}"} for n in range(rows)]
+        load = LoadDataFromDicts(name="load", data=topics, batch_size=20)
+        two = StepResources(replicas=2)
+        clean = Clean(name="clean", input_batch_size=10, resources=two)
+        ask = asking("ask", server, "Write one question about {{ topic }}.", "topic")
+        judge = asking(
+            "judge",
+            server,
+            "Is this a good question? {{ generation }}",
+            "generation",
+            output_mappings={"generation": "verdict"},
+        )
+        length = Length(name="length", resources=two)
+        load >> clean >> ask >> [judge, length]
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that could replay a third of its rows."""
+    folder = tmp_path_factory.mktemp("showcase")
+    with ModelServer(latency_seconds=0.1, latency_sigma=0.5) as server:
+        showcase(folder, server, 100).run()
+        pipeline = showcase(folder, server, 300)
+        pipeline.run()
+    return folder, pipeline.name
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_report_follows_light_and_dark(
+    scheme: str, stored: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = StoredRun.open(*stored)
+    assert run is not None
+    with run:
+        (tmp_path / "page.html").write_text(page_of(stored[1], run))
+    with browsing(scheme, 1250) as page:
+        page.goto((tmp_path / "page.html").as_uri())
+        corner = pictured(page, f"report-{scheme}", tmp_path)
+        assert page.complaints == []
+    assert (corner > 200) if scheme == "light" else (corner < 60)
 
 
 class Copy(Step):
@@ -29,60 +145,125 @@ class Copy(Step):
         yield [row | {"copy": row["text"]} for row in inputs]
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("browser")
-    with Pipeline(f"calm {ATTACK}", cache_dir=folder) as pipeline:
-        load = LoadDataFromDicts(name="load", data=[{"text": ATTACK, ATTACK: n} for n in range(3)])
-        load >> [Copy(name="left"), Copy(name="right")]
+class Gate(Copy):
+    """Goes on when somebody opens the other end of a pipe."""
+
+    path: str
+
+    def process(self, inputs: StepInput) -> StepOutput:
+        if inputs[0]["n"] >= 20:
+            with open(self.path) as pipe:
+                pipe.read()
+        yield from super().process(inputs)
+
+
+def attacked(cache: Path, name: str, **gate: Any) -> Pipeline:
+    with Pipeline(name, cache_dir=cache) as pipeline:
+        rows = [{"n": n, "text": ATTACK, ATTACK: n} for n in range(30)]
+        load = LoadDataFromDicts(name="load", data=rows, batch_size=10)
+        last = Gate(name="gate", input_batch_size=10, **gate) if gate else Copy(name="right")
+        load >> [Copy(name="left", input_batch_size=10), last]
+    return pipeline
+
+
+def test_no_text_of_a_row_becomes_a_part_of_the_page(tmp_path: Path) -> None:
+    pipeline = attacked(tmp_path, f"calm {ATTACK}")
     pipeline.run()
-    run = StoredRun.open(folder, pipeline.name)
+    run = StoredRun.open(tmp_path, pipeline.name)
     assert run is not None
     with run:
-        (folder / "page.html").write_text(page_of(pipeline.name, run))
-    return folder / "page.html"
+        (tmp_path / "page.html").write_text(page_of(pipeline.name, run))
+    with browsing() as page:
+        page.goto((tmp_path / "page.html").as_uri())
+        assert page.title().startswith("calm </dd><script>")
+        assert page.locator("script, img").count() == 0
+        assert page.complaints == []
 
 
-def chromium(folder: Path, *arguments: str) -> str:
-    assert BROWSER is not None
-    made = subprocess.run(
-        [
-            BROWSER,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={folder / 'profile'}",
-            *arguments,
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=100,
-    )
-    return made.stdout
+@contextmanager
+def served(cache: Path) -> Iterator[str]:
+    with subprocess.Popen(
+        [COMMAND, "ui", "--json", "--cache-dir", cache], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        told = ""
+        while "}" not in told:
+            told += process.stdout.readline()
+        yield json.loads(told)["url"]
+        process.terminate()
+        process.stdout.read()
+    assert process.returncode == 0
 
 
-def test_no_text_of_a_row_becomes_a_part_of_the_page(page: Path, tmp_path: Path) -> None:
-    document = chromium(tmp_path, "--dump-dom", page.as_uri())
-    assert "<title>calm &lt;/dd&gt;" in document
-    assert "<script" not in document
-    assert "<img" not in document
-
-
-@pytest.mark.parametrize(("name", "scheme"), [("light", "1"), ("dark", "0")])
-def test_the_page_follows_light_and_dark(
-    name: str, scheme: str, page: Path, tmp_path: Path
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_live_page_follows_a_run_without_being_loaded_again(
+    scheme: str, tmp_path: Path
 ) -> None:
-    picture = Path(os.environ.get(SCREENSHOTS, tmp_path)) / f"report-{name}.png"
-    chromium(
-        tmp_path,
-        f"--blink-settings=preferredColorScheme={scheme}",
-        "--window-size=1200,1100",
-        "--hide-scrollbars",
-        f"--screenshot={picture}",
-        page.as_uri(),
-    )
-    Image = pytest.importorskip("PIL.Image", reason="pictures are compared with Pillow")
-    with Image.open(picture) as image:
-        corner = image.convert("L").getpixel((2, 2))
-    assert (corner > 200) if name == "light" else (corner < 60)
+    os.mkfifo(tmp_path / "gate")
+    pipeline = attacked(tmp_path, "what strangers wrote", path=str(tmp_path / "gate"))
+    run = threading.Thread(target=pipeline.run)
+    run.start()
+    with served(tmp_path) as url, browsing(scheme, 1000) as page:
+        page.goto(url)
+        page.locator("a").first.click()
+        page.evaluate("window.stays = true")
+        page.get_by_text("under way").wait_for()
+        page.locator("svg.ad-dag", has_text="20 rows, batch-wise").wait_for()
+        page.locator("#live.on").wait_for()
+        pictured(page, f"live-{scheme}", tmp_path)
+        page.locator("summary", has_text="load").first.click()
+        (tmp_path / "gate").write_text("")
+        page.get_by_text("complete", exact=True).wait_for()
+        assert page.evaluate("window.stays")
+        assert page.locator("details[open]", has_text="load").count() >= 1
+        assert page.locator("main img, main script").count() == 0
+        assert page.complaints == []
+    run.join()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_bars_are_drawn_for_light_and_dark_terminals(
+    scheme: str, stored: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = StoredRun.open(*stored)
+    assert run is not None
+    with run:
+        made, progress = half_way(run)
+    console = Console(record=True, width=112, file=io.StringIO(), force_terminal=True)
+    console.print(frame(made, progress, seconds=12.0, width=112, height=24))
+    theme = DEFAULT_TERMINAL_THEME if scheme == "light" else DIMMED_MONOKAI
+    svg = console.export_svg(title="asyncdistil run questions.py", theme=theme)
+    # A picture of ours asks nobody for a font.
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    assert "replayed" in svg
+    (tmp_path / "bars.html").write_text(f"<body style='margin:0'>{svg}")
+    with browsing(scheme, 300) as page:
+        page.goto((tmp_path / "bars.html").as_uri())
+        pictured(page.locator("svg").first, f"progress-{scheme}", tmp_path)
+
+
+def half_way(run: StoredRun) -> tuple[Outlook, Progress]:
+    """Counters as they were in the middle of a stored run, each step a little behind the last."""
+    from asyncdistil.batch import Usage
+    from asyncdistil.supervisor.progress import StepProgress
+
+    made = Outlook(run.plan, {name: step.rows for name, step in run.steps.items()})
+    progress: Progress = {}
+    for now, shares in ((0.0, (1.0, 0.7, 0.4, 0.3, 0.35)), (8.0, (1.0, 1.0, 0.75, 0.5, 0.7))):
+        for (name, step), share in zip(run.steps.items(), shares, strict=True):
+            usage = step.usage
+            paid = (getattr(usage, field) for field in Usage.__struct_fields__)
+            computed = max(round(step.rows * share) - step.inputs_replayed, 0)
+            progress[name] = StepProgress(
+                inputs_computed=computed,
+                rows_computed=computed if step.upstreams else step.rows_computed,
+                inputs_replayed=step.inputs_replayed,
+                rows_replayed=step.inputs_replayed,
+                failed=step.failed,
+                in_flight=0 if share == 1.0 else 32,
+                waiting=0 if share == 1.0 else 18,
+                usage=Usage(*(round(value * share) for value in paid)),
+                done=share == 1.0,
+            )
+        made.look(progress, now)
+    return made, progress

@@ -166,7 +166,7 @@ def busy_shares(works: Iterable[tuple[float, float]], seconds: float, slots: int
 
 
 def draw_timeline(timeline: Timeline) -> str:
-    """Draw the lanes as SVG, darker where a worker was busier."""
+    """Draw the lanes as SVG, in a stronger colour where a worker was busier."""
     lanes = timeline.lanes[:MOST_LANES]
     width = _LABEL + SLOTS * _SLOT + 12
     height = _TOP + len(lanes) * _LANE + 6
