@@ -1,9 +1,39 @@
 """How every test in this tree is run."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import psutil
+import pytest
 from hypothesis import HealthCheck, settings
+
+_PATIENCE_SECONDS = 10.0
 
 # How long an example takes says how busy the machine is, and nothing about a promise.
 settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("untimed")
+
+
+def _children() -> set[psutil.Process]:
+    """Processes below this one; a single system call where there are none, as nearly always."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return set()
+    return set(psutil.Process().children(recursive=True))
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left() -> Iterator[None]:
+    """No test leaves a process behind; what was there before it is not its own."""
+    before = _children()
+    yield
+    left = _children() - before
+    if left:
+        # One that was told to end may take a moment.
+        _, alive = psutil.wait_procs(left, timeout=_PATIENCE_SECONDS)
+        assert not alive, f"left behind: {[(p.pid, p.cmdline()) for p in alive]}"

@@ -167,6 +167,7 @@ def test_a_memo_file_that_is_tidied_up_during_a_recovery_is_none_of_its_business
     folder.mkdir(parents=True)
     # A name without a file behind it is what a look at the directory may leave one with.
     (tmp_path / "memo" / "read me").write_text("not a directory")
+    (folder / "index.adi").write_bytes(b"holds no answers")
 
     class Vanishing(LocalFiles):
         def listdir(self, path: Path) -> list[str]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import cloudpickle
-import psutil
 import pytest
 
 from asyncdistil.batch import BatchRef, Digest, Row, RowSlice, StepName
@@ -161,12 +160,9 @@ def make_rig(store: Store) -> Iterator[Callable[..., Rig]]:
         rigs.append(Rig(store, environment))
         return rigs[-1]
 
-    before = set(psutil.Process().children(recursive=True))
     yield make
     for rig in rigs:
         rig.close()
-    # Children of tests that ran before in this process are not this test's.
-    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 @pytest.fixture
