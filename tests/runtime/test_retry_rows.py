@@ -1,5 +1,6 @@
 """Rows of a stored run are asked anew, and nothing else is."""
 
+import asyncio
 import json
 import os
 import signal
@@ -178,6 +179,22 @@ def test_only_failed_rows_are_asked_again_and_merged_in_order(
     assert journal.rows() == {}
 
 
+def test_rows_that_fail_once_more_do_not_make_a_step_look_broken(
+    cache: Path, journal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAD", '{"ask": [0, 2, 4, 6, 7]}')
+    with Pipeline("again", cache_dir=cache) as pipeline:
+        data = [{"n": n} for n in (1, 3, 5, 0, 2, 4, 6, 7)]
+        load = LoadDataFromDicts(name="load", data=data, batch_size=1)
+        load >> Ask(name="ask", input_batch_size=1)
+    pipeline.run()
+    journal.rows()
+    mended = pipeline.retry()
+    assert journal.rows() == {"ask": [0, 2, 4, 6, 7]}
+    assert mended.report["failed_rows"] == 5
+    assert len(rows_of(mended)) == 8
+
+
 def test_rows_that_match_are_asked_anew_once(cache: Path, journal: Any, starts: Any) -> None:
     first = rows_of(chain(cache).run())
     journal.rows()
@@ -290,7 +307,7 @@ def test_failures_of_several_steps_are_asked_again_along_the_way(
     two().run()
     journal.rows()
     monkeypatch.setenv("BAD", '{"more": [6]}')
-    mended = two().retry(where="failure.kind == 'ValueError' and n != 1")
+    mended = asyncio.run(two().aretry(where="failure.kind == 'ValueError' and n != 1"))
     assert journal.rows() == {"ask": [2], "more": [2, 3, 6]}
     rows = rows_of(mended)
     assert [row["n"] for row in rows if row["ask"] is None] == [1]

@@ -151,6 +151,8 @@ class StepOperator:
         if failures:
             # A replayed failure was judged when it happened; it is counted, not judged again.
             counters.failed += len(failures)
+        if len(failures) < part.rows:
+            self._state.worked(self.name)
         if hit.commit.origins.kind == "fresh":
             self._fresh = True
         self._state.replayed(self.plan.lineage, hit.lsn)
