@@ -81,7 +81,6 @@ DIFFERENT: dict[str, dict[str, str]] = {
     },
     "pipelines": {
         "generator_function": "@step(step_type='generator') there never passes validation",
-        "own_task_that_fails_twice": "an input none of whose answers can be read fails as one row",
         "runtime_parameters": "rows of LoadDataFromDicts may be given at run time, too",
     },
 }

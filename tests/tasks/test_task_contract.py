@@ -251,8 +251,10 @@ def test_one_bad_generation_of_several_does_not_cost_the_good_ones() -> None:
 
 def test_a_row_whose_generations_all_fail_failed() -> None:
     task = Shout(llm=FakeLLM(reply=["one?", "two?"]), num_generations=2)
-    (bad,) = entries(task, {"text": "a"})
-    assert isinstance(bad, FailedRow)
+    (made,) = entries(task, {"text": "a"})
+    # As many rows as if they had been good: what counts rows below does not shift.
+    assert [type(bad) for bad in made] == [FailedRow, FailedRow]
+    assert [row["shout"] for row in run(task, {"text": "a"})] == [None, None]
 
 
 def test_a_grouped_row_with_a_bad_generation_failed_and_keeps_the_good_ones() -> None:

@@ -217,9 +217,8 @@ class BaseTask(BaseStep):
     def entry(self, row: Row, answers: Sequence[Answer]) -> Entry:
         """Put the answers to a row together: rows next to each other, or lists in one row.
 
-        The row failed if no answer is good, or if any grouped one is not. Among several rows of
-        their own a bad answer is a failed row beside the good ones; the reason is in its metadata
-        too, as ``failure_<task>``.
+        A row failed if an answer in it is bad. Among several rows of their own a bad answer is a
+        failed row beside the others; the reason is in its metadata too, as ``failure_<task>``.
         """
         if not answers:
             return self.failed_row(row, ModelReplyError("the model gave no generation"))
@@ -230,7 +229,7 @@ class BaseTask(BaseStep):
             lists = {key: [answer.columns.get(key) for answer in answers] for key in columns}
             grouped = {**row, **lists, **name}
             return grouped if failure is None else FailedRow(grouped, failure)
-        if failure is not None and all(answer.failure for answer in answers):
+        if len(answers) == 1 and failure is not None:
             return FailedRow({**row, **answers[0].columns, **name}, failure)
         rows: list[Row | FailedRow] = []
         for answer in answers:
