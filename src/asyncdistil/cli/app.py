@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from asyncdistil import __version__
+from asyncdistil.cli.completion import stored_names
 from asyncdistil.cli.ending import told
 from asyncdistil.cli.keeping import cache
 from asyncdistil.cli.menu import Menu
@@ -41,7 +42,12 @@ Which = Annotated[
     typer.Option("--pipeline", metavar="NAME", help="Which pipeline, if there are several."),
 ]
 Stored = Annotated[
-    str, typer.Argument(metavar="RUN", help="A pipeline's name, a run's id, or NAME@ID.")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A pipeline's name, a run's id, or NAME@ID.",
+        autocompletion=stored_names,
+    ),
 ]
 
 

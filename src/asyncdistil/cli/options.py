@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from asyncdistil.cli.completion import stored_names
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 CacheDir = Annotated[
@@ -18,7 +20,10 @@ CacheDir = Annotated[
         show_default="~/.cache/asyncdistil",
     ),
 ]
-Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="PIPELINE", help="Name of the pipeline.", autocompletion=stored_names),
+]
 OneOrAll = Annotated[
     str | None, typer.Argument(metavar="[PIPELINE]", help="One pipeline; all without it.")
 ]
