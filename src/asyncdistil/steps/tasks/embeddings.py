@@ -34,8 +34,6 @@ class _JsonTask(BaseTask):
         default=42, description="Seed of what is not set."
     )
 
-    _can_be_used_with_offline_batch_generation: bool = PrivateAttr(default=True)
-
     @property
     def outputs(self) -> StepColumns:
         """The keys of the object, and ``model_name``."""
@@ -66,6 +64,8 @@ class _ExampleTask(_JsonTask, Task):
     """What the tasks share that write an example for a task in column ``task``."""
 
     language: str = Field(default="English", description="Language of the example.")
+
+    _can_be_used_with_offline_batch_generation: bool = PrivateAttr(default=True)
 
     @property
     def inputs(self) -> StepColumns:
@@ -359,6 +359,8 @@ class _TripletGenerator(_JsonTask, _PromptGenerator):
     difficulty: Literal["elementary school", "high school", "college"] | None = None
     high_score: Literal["4", "4.5", "5"] | None = None
     low_score: Literal["2.5", "3", "3.5"] | None = None
+
+    _can_be_used_with_offline_batch_generation: bool = PrivateAttr(default=True)
 
     @property
     @abstractmethod
