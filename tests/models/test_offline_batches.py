@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from asyncdistil.errors import BatchesPending, ModelAuthError, ParameterError, RunStopped
 from asyncdistil.memo import Memo, Replies
 from asyncdistil.models import AzureOpenAILLM, OpenAILLM, memoized
 from asyncdistil.models.reply import Reply
+from asyncdistil.steps import tasks
 from asyncdistil.testing.chaos import Fault, Seen
 from asyncdistil.testing.model_server import ModelServer
 from asyncdistil.transport import brokers
@@ -280,6 +282,34 @@ def test_a_batch_that_nobody_knows_is_not_paid_for_again_without_a_word(
     with pytest.raises(RunStopped, match=r"batch_0 is not known .* use the key that submitted it"):
         llm.generate_outputs(CHATS)
     assert set(server.batches.lines.values()) == {1}
+
+
+ALLOWED = (
+    "TextGeneration ChatGeneration TextGenerationWithImage SelfInstruct InstructionBacktranslation "
+    "UltraFeedback PrometheusEval ComplexityScorer QualityScorer TextClassification TextClustering "
+    "GenerateSentencePair StructuredGeneration EmbeddingTaskGenerator GenerateTextRetrievalData "
+    "GenerateShortTextMatchingData GenerateLongTextMatchingData GenerateTextClassificationData "
+    "MonolingualTripletGenerator BitextRetrievalGenerator"
+)
+NEEDED = {
+    "PrometheusEval": {"mode": "absolute", "rubric": "factual-validity"},
+    "GenerateSentencePair": {"action": "paraphrase"},
+    "EmbeddingTaskGenerator": {"category": "text-retrieval"},
+    "BitextRetrievalGenerator": {"source_language": "English", "target_language": "German"},
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED.split())
+def test_every_task_that_asks_once_may_be_asked_through_batches(name: str) -> None:
+    llm = OpenAILLM(model="x", api_key="any", use_offline_batch_generation=True)
+    task = getattr(tasks, name)(llm=llm, **NEEDED.get(name, {}))
+    assert task.kind() in {"global", "generator"}
+
+
+def test_a_task_that_asks_more_than_once_refuses() -> None:
+    llm = OpenAILLM(model="x", api_key="any", use_offline_batch_generation=True)
+    with pytest.raises(ValidationError, match="EvolInstruct can't use offline batch generation"):
+        tasks.EvolInstruct(llm=llm, num_evolutions=2)
 
 
 def test_a_service_without_batches_says_so() -> None:
