@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import webbrowser
@@ -11,6 +12,8 @@ from pathlib import Path
 from asyncdistil.cli.ending import show_json
 from asyncdistil.cli.stored import folder_of, opened_run
 from asyncdistil.report.live import LivePages
+
+_NICER = 5
 
 
 def serve(
@@ -29,6 +32,9 @@ def serve(
         UsageError: Nothing of the name is stored.
         StorageError: The port is taken.
     """
+    if sys.platform != "win32":
+        # Whoever looks on gives way to the run.
+        os.nice(_NICER)
     store, run = "", "newest"
     if wanted is not None and Path(wanted).is_dir():
         cache_dir = Path(wanted)
