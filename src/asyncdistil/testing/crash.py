@@ -42,7 +42,7 @@ Target: TypeAlias = Literal["supervisor", "worker"]
 _START = f'export {_SUPERVISOR}=$$; exec "$@"'
 _PATIENCE_SECONDS = 90.0
 _POLL_SECONDS = 0.002
-_OURS = ("LOCK", "NAME", "checkpoint.adk", "reserve", "in-flight")
+_OURS = ("LOCK", "NAME", "PINS", "checkpoint.adk", "reserve", "in-flight")
 _OF_A_RUN = ("pipeline.yaml", "pipeline.log")
 _KINDS = {".adc": "commits", ".ads": "segments", ".bin": "quarantine", ".txt": "quarantine"}
 
