@@ -13,7 +13,7 @@ from asyncdistil.errors import BatchesPending, CorruptRecord, WorkerDied
 from asyncdistil.models import OpenAILLM
 from asyncdistil.pipeline import Pipeline
 from asyncdistil.steps import KeepColumns, LoadDataFromDicts
-from asyncdistil.steps.tasks import TextClustering, TextGeneration
+from asyncdistil.steps.tasks import EmbeddingTaskGenerator, TextClustering, TextGeneration
 from asyncdistil.testing.model_server import ModelServer
 
 CANARY = "sk-canary-77d0e3b1"
@@ -208,4 +208,22 @@ def test_clusters_are_named_by_one_batch(cache: Path) -> None:
         assert labels[0]
         assert labels[1]
         assert len(server.batches.batches) == 1
+        assert set(server.batches.lines.values()) == {1}
+
+
+def test_a_generator_that_asks_a_model_waits_for_its_batch_too(cache: Path) -> None:
+    with ModelServer(answer=lambda asked, index: '["find laws", "find answers"]') as server:
+        server.batches.looks_until_done = 2
+
+        def run() -> list[dict[str, Any]]:
+            with Pipeline(name="brainstorm", cache_dir=cache) as pipeline:
+                llm = OpenAILLM(
+                    model="stand-in", base_url=server.url, use_offline_batch_generation=True
+                )
+                EmbeddingTaskGenerator(category="text-retrieval", flatten_tasks=True, llm=llm)
+            return list(pipeline.run()["default"]["train"])
+
+        with pytest.raises(BatchesPending, match="1 batch of 1 request not done"):
+            run()
+        assert [row["task"] for row in run()] == ["find laws", "find answers"]
         assert set(server.batches.lines.values()) == {1}

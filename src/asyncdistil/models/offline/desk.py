@@ -339,7 +339,8 @@ class Desk:
         shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
         requests = sum(len(record.lines) for record in waiting)
         batches = "1 batch" if len(ids) == 1 else f"{len(ids)} batches"
-        of_requests = f" of {requests} requests" if requests else ""
+        noun = "request" if requests == 1 else "requests"
+        of_requests = f" of {requests} {noun}" if requests else ""
         return BatchesPending(
             f"{batches}{of_requests} not done at {self.habits.service} yet ({shown}): run again"
             " later to fetch the answers; nothing is submitted twice. To wait instead, set"
