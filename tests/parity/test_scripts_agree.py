@@ -146,7 +146,8 @@ def same(one: Any, other: Any) -> bool:
 def columns_in_order(value: Any) -> list[list[str]]:
     """Columns of all rows, metadata apart, in their order; a row is a dict in a list."""
     if isinstance(value, dict):
-        return [columns for one in value.values() for columns in columns_in_order(one)]
+        # Configurations have no order that anybody promised.
+        return [columns for name in sorted(value) for columns in columns_in_order(value[name])]
     if not isinstance(value, list):
         return []
     rows = [[[n for n in one if n != METADATA]] for one in value if isinstance(one, dict)]
