@@ -134,6 +134,16 @@ def book(usage: Usage, *, wrote_memo: bool = False) -> None:
         ledger.wrote_memo = ledger.wrote_memo or wrote_memo
 
 
+def _note_served(key: Key, samples: Collection[int]) -> None:
+    """Have the commit in hand name answers that no `claim` of this run names.
+
+    What a run was served is kept as long as the run, and goes with it to another machine.
+    """
+    ledger = brokers.LEDGER.get()
+    if ledger is not None and samples:
+        ledger.take(key.digest, sorted(samples))
+
+
 def book_cached(replies: Sequence[Reply]) -> None:
     """Account for answers that cost nothing now."""
     if replies:
@@ -235,6 +245,8 @@ class Memoized:
             return await self._shared(key, tuple(range(count)), fetch, None)
         numbers = tuple(range(count)) if deterministic else await claim(key, count)
         found = self._look_up(store, key, numbers, accept, fits)
+        if deterministic or self.home(key) != key:
+            _note_served(self.home(key), found)
         missing = tuple(number for number in numbers if number not in found)
         if missing:
             fetched = (
