@@ -1,4 +1,4 @@
-"""``asyncdistil cache``: reading stores, beside a run or after it. Nothing is written or locked."""
+"""``asyncdistil cache ls``, ``show``, ``verify``: reading stores. Nothing is written or locked."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def verify(name: str | None, cache_dir: Path | None, *, as_json: bool) -> None:
         raise typer.Exit(int(ExitCode.STORAGE))  # all has been said, in one document
     if damaged:
         raise CorruptRecord(
-            f"{damaged} damaged places were found: restore the files from a copy, or run the "
-            'pipeline with on_corruption="recompute", which computes what they held anew'
+            f"{damaged} damaged places were found: restore the files from a copy, or run "
+            "`asyncdistil cache repair`; the next run then computes what they held anew"
         )
 
 
