@@ -161,3 +161,27 @@ def test_a_lock_may_be_let_go_of_twice(tmp_path: Path) -> None:
     assert not LocalFiles().try_lock(probe)
     os.close(probe)
     other.release()
+
+
+@pytest.mark.parametrize("suffix", [".ads", ".adc", ".adk"])
+def test_what_can_not_be_read_for_the_moment_is_no_damage(kit: Any, suffix: str) -> None:
+    class Short(MemoryDisk):
+        short = False
+
+        def pread(self, fd: int, size: int, offset: int) -> bytes:
+            if self.short and self._handles[fd].path.suffix == suffix:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            return super().pread(fd, size, offset)
+
+    disk = Short()
+    store = Store.open(CACHE, "p", files=disk)
+    kit.writer(store, disk).commit(1)
+    store.close(clean=True)
+    reader = StoreReader.open(CACHE, "p", files=disk)
+    assert reader is not None
+    disk.short = True
+    with pytest.raises(StorageError, match="nothing is lost"):
+        kit.numbers(reader)
+    disk.short = False
+    assert kit.numbers(reader) == [1]
+    reader.close()

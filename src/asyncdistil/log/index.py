@@ -175,8 +175,9 @@ class Index:
     def table(self, lineage: Digest) -> Table:
         """Everything known about a lineage's commits and routes."""
         if self._stored is not None and lineage not in self._merged:
-            self._merged.add(lineage)
             base = self._stored(lineage)
+            # Only now: who could not be told must not be told next time that there is nothing.
+            self._merged.add(lineage)
             if base is not None:
                 tail = self.tables.get(lineage, Table())
                 for whole, part in ((base.commits, tail.commits), (base.routes, tail.routes)):
