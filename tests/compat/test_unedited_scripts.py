@@ -121,6 +121,18 @@ def test_one_import_does_it_too(tmp_path: Path) -> None:
     assert done.stdout.split() == ["1.5.3", "asyncdistil.steps.step", "PrepareExamples"], done
 
 
+@pytest.mark.parametrize("library", ["distilabel", "asyncdistil"])
+def test_a_module_does_not_take_the_name_of_what_it_holds(library: str) -> None:
+    program = (
+        "import asyncdistil.compat.distilabel\n"
+        f"import {library}.pipeline.routing_batch_function\n"
+        f"from {library}.pipeline.routing_batch_function import RoutingBatchFunction\n"
+        f"from {library}.pipeline import routing_batch_function\n"
+        "print(type(routing_batch_function()(lambda steps: steps)) is RoutingBatchFunction)\n"
+    )
+    assert run("-c", program).stdout == "True\n", run("-c", program).stderr
+
+
 def test_a_missing_name_says_what_is_nearest() -> None:
     done = run(
         "-c", "import asyncdistil.compat.distilabel\nfrom distilabel.pipeline import RayPipeline"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
@@ -38,11 +39,26 @@ def current(place: str) -> str:
     return place
 
 
+class _KeepsNames(ModuleType):
+    """A package in which a module made here takes nobody's name.
+
+    Python sets a module that was imported as an attribute of its package, over what is there.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and value.__spec__ is not None and name in HOME):
+            super().__setattr__(name, value)
+
+
 def alias_module(name: str) -> ModuleType:
     """Make the module of a name for which `old_path` has a place."""
     place = old_path(name)
     if place is None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    above, _, last = place.rpartition(".")
+    if last in MODULES.get(above, ()):
+        # `pipeline.routing_batch_function`: the function of that name is what the package has.
+        sys.modules[name.rpartition(".")[0]].__class__ = _KeepsNames
     shown = name.replace(_STAND_IN, "distilabel", 1)
     module = ModuleType(name, f"Names of distilabel's module ``{place}``, as they are here.")
     module.__dict__["__getattr__"] = lambda wanted: lookup(place, wanted, owner=shown)
