@@ -19,6 +19,9 @@ from asyncdistil.models.retry import (
     unreadable,
 )
 
+# Words in the class names of errors that tell of a connection, in whatever SDK.
+_BROKEN = ("Connect", "Timeout", "Transport", "Protocol", "Payload")
+
 
 def require(module: str, *, extra: str, needed_by: str) -> ModuleType:
     """Import a package that only some models need.
@@ -80,8 +83,13 @@ def trouble_of(error: BaseException, *, service: str, hide: Callable[[str], str]
             wall_seconds=time.time(),
         )
     names = [kind.__name__ for kind in type(error).__mro__]
+    if status is not None and 200 <= status < 300:
+        # It answered, and the SDK could make nothing of the answer.
+        return unreadable(f"{service} sent a reply that can't be read ({names[0]})")
     if any(
-        mark in name for name in names for mark in ("Connect", "Timeout", "Transport", "Protocol")
+        mark in name
+        for name in names
+        for mark in ("Connect", "Timeout", "Transport", "Protocol", "Payload")
     ) or isinstance(error, OSError):
         return unavailable(f"the connection to {service} failed ({names[0]})")
     if any(mark in name for name in names for mark in ("Decode", "ResponseValidation")):

@@ -20,6 +20,7 @@ from asyncdistil.models.output import prepare_output
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.pricing import Price
 from asyncdistil.models.reply import ACCEPTED, Outcome, Reply
+from asyncdistil.models.retry import RequestFailed, unreadable
 from asyncdistil.models.service import Service
 from asyncdistil.models.structured import Structure, split_input, structure_of
 from asyncdistil.models.typing import (
@@ -216,7 +217,10 @@ class RemoteLLM(Service, AsyncLLM):
         """Send, and put what it cost on the account."""
 
         async def send() -> tuple[list[Reply], int]:
-            replies = await self._send(request, count)
+            try:
+                replies = await self._send(request, count)
+            except ModelReplyError as error:
+                raise RequestFailed(unreadable(str(error), detail=error.detail)) from None
             prompt = replies[0].input_tokens if replies else 0
             return replies, prompt + sum(reply.output_tokens for reply in replies)
 
