@@ -21,20 +21,13 @@ from asyncdistil.supervisor.chunk import Chunk, cut
 from asyncdistil.supervisor.commands import Kill, Role, Spawn, WorkerId
 from asyncdistil.supervisor.state import RunState
 from asyncdistil.transport.messages import Finish, Lease
-from asyncdistil.transport.window import Window
+from asyncdistil.transport.window import HELD_PER_SLOT, Window
 
 MOST_ATTEMPTS = 3
 RESTART_LIMIT = 3
 FRUITLESS_LIMIT = 32  # locating one deadly row among 10,000 takes at most 3 + 14 in a row
 RESTART_WINDOW_SECONDS = 60.0
 _RESTART_DELAY_SECONDS = 0.05
-_HELD_PER_SLOT = 4
-"""Rows that a worker may hold for each that it can have in flight.
-
-Rows that are done count until their lease is reported, and a lease of 50 model calls lasts as long
-as its slowest one: three times the mean, for lognormal latencies with a sigma of 0.5. With room for
-two per slot, as few as 75 of 256 requests were in flight while finished rows filled the rest.
-"""
 
 
 class Job:
@@ -197,7 +190,7 @@ class Crew:
             if alone or member.engaged:
                 room = not member.jobs
             elif self._concurrency:
-                room = member.rows < _HELD_PER_SLOT * self._concurrency
+                room = member.rows < HELD_PER_SLOT * self._concurrency
             else:
                 room = member.window.admits(size_bytes)
             if room:

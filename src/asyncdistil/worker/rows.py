@@ -18,6 +18,7 @@ from asyncdistil.batch import Row
 from asyncdistil.errors import StepError
 from asyncdistil.transport.brokers import LEDGER, Ledger
 from asyncdistil.transport.messages import Finish, Lease, Survived
+from asyncdistil.transport.window import HELD_PER_SLOT
 from asyncdistil.worker.bench import Bench
 from asyncdistil.worker.ending import exit_status, leave, unload_failed
 from asyncdistil.worker.isolate import FATAL
@@ -134,8 +135,9 @@ class RowExecutor:
             task = self._loop.create_task(self._row(entry, position))
             self._tasks.add(task)
             task.add_done_callback(self._task_done)
-        if not self._queue and self._unreported >= self._concurrency > len(self._tasks):
-            # Slots are empty, maybe because rows that are done still count as held.
+        free = self._concurrency - len(self._tasks)
+        if free > 0 and self._unreported + len(self._tasks) >= HELD_PER_SLOT * self._concurrency:
+            # We get no more rows because those that are done count as held until we report them.
             self._report_done_before(self._loop.time())
         if self._finishing and not self._leases and not self._end.done():
             self._end.set_result(None)
