@@ -214,6 +214,28 @@ async def test_an_outage_stops_the_run_instead_of_failing_its_rows() -> None:
     assert sent == before
 
 
+async def test_a_service_that_does_not_answer_is_spoken_of_once_each_time_it_goes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    away = endpoint(max_retries=1000, silence_seconds=1e6, first_answer_seconds=1e6)
+    failures = 0
+
+    async def send() -> tuple[str, int]:
+        nonlocal failures
+        failures += 1
+        if failures % 5:
+            raise RequestFailed(unavailable("refused"))
+        return "yes", 1
+
+    await away.call(send)
+    [said] = caplog.messages
+    assert said.startswith("http://nowhere does not answer (refused)")
+    assert "look at its address" in said
+    await away.call(send)
+    assert len(caplog.messages) == 2
+    assert "look at its address" not in caplog.messages[1]
+
+
 async def test_one_bad_request_among_good_ones_is_no_outage() -> None:
     up = endpoint(max_retries=3, silence_seconds=1e6)
 

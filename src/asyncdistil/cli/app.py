@@ -346,6 +346,8 @@ def init(
             show_json({"path": str(path)})
         else:
             typer.echo(f"{path} is written. Run it with: asyncdistil run {path}")
+            if model:
+                typer.echo("It asks the stand-in: asyncdistil model-server --port 8000")
 
 
 @app.command(

@@ -38,6 +38,7 @@ class Endpoint:
     _refusal: ModelError | None = None
     _answered: bool = False
     _silent_since: float | None = None
+    _told: bool = False
 
     async def call(self, send: Callable[[], Awaitable[tuple[T, int]]]) -> T:
         """Send a request until it is answered or given up.
@@ -64,6 +65,7 @@ class Endpoint:
                 seen = Observation("ok", self.clock.monotonic() - sent_at, tokens=tokens)
                 self._answered = True
                 self._silent_since = None
+                self._told = False
                 return answer
             except RequestFailed as failed:
                 trouble = self._reconsidered(failed.trouble)
@@ -85,6 +87,10 @@ class Endpoint:
                     self._refusal = then
                 raise then
             _log.debug("try %d failed: %s; next in %.1f s", tries.made, trouble.message, then)
+            # One failure may be a hiccup; a request that failed twice is worth a word.
+            if tries.made == 2 and self._silent_since is not None and not self._told:
+                self._told = True
+                self._tell_of_silence(trouble)
             await asyncio.sleep(then)
 
     def _check(self) -> None:
@@ -93,21 +99,38 @@ class Endpoint:
             refusal = self._refusal
             raise type(refusal)(str(refusal), attempts=refusal.attempts, detail=refusal.detail)
 
+    @property
+    def _url(self) -> str:
+        return self.governor.split()[1]
+
+    @property
+    def _longest_silence_seconds(self) -> float:
+        """A service that never answered is more likely to be a wrong address than an outage."""
+        patience = self.patience
+        return patience.silence_seconds if self._answered else patience.first_answer_seconds
+
+    def _tell_of_silence(self, trouble: Trouble) -> None:
+        _log.warning(
+            "%s does not answer (%s): it is tried again for %.0f s%s",
+            self._url,
+            trouble.message,
+            self._longest_silence_seconds,
+            "" if self._answered else "; if it should be there, look at its address",
+        )
+
     async def _admitted(self, broker: PermitBroker) -> None:
         """Wait for a permit; give everything up if the service has answered nobody for too long."""
         if self._silent_since is None:
             await broker.acquire(self.governor, self.limits)
             return
-        patience = self.patience
-        # A service that never answered is more likely to be a wrong address than an outage.
-        longest = patience.silence_seconds if self._answered else patience.first_answer_seconds
+        longest = self._longest_silence_seconds
         left = self._silent_since + longest - self.clock.monotonic()
         try:
             async with asyncio.timeout(max(left, 0.0)):
                 await broker.acquire(self.governor, self.limits)
         except TimeoutError:
             self._refusal = ModelOutage(
-                f"{self.governor.split()[1]} has answered no request for {longest:.0f} s: see"
+                f"{self._url} has answered no request for {longest:.0f} s: see"
                 " whether it runs and is reachable, and run again; what is done is kept"
             )
             raise self._refusal from None
