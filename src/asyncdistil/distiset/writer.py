@@ -25,7 +25,7 @@ from asyncdistil.batch import Digest, Row
 from asyncdistil.distiset.arrow import arrow_schema, batch_of, widened
 from asyncdistil.distiset.columns import columns_of
 from asyncdistil.distiset.shape import NULL, Shape, members_layout, merge_members, notes
-from asyncdistil.log.files import Files, LocalFiles, write_all
+from asyncdistil.log.files import Files, LocalFiles, make_durable_dir, write_all
 
 CHUNK_ROWS = 10_000
 CHUNK_BYTES = 16 * 2**20
@@ -231,9 +231,8 @@ class LeafWriter:
     def _make_directories(self) -> None:
         path = self._store
         for name in Path(self._folder).parts:
-            parent, path = path, path / name
-            if self._files.make_private_dir(path):
-                self._files.fsync_dir(parent)
+            path /= name
+            make_durable_dir(self._files, path)
 
     def _remove_leftovers(self) -> None:
         folder = self._store / self._folder

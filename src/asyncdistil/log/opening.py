@@ -10,7 +10,7 @@ from typing import NamedTuple
 from asyncdistil.errors import CorruptRecord, LogError, StorageError
 from asyncdistil.log.events import Commit
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, write_all
+from asyncdistil.log.files import Files, make_durable_dir, write_all
 from asyncdistil.log.log_reader import LogReader
 from asyncdistil.log.names import MEMO_ENDING
 from asyncdistil.log.record import STORE_ID_BYTES
@@ -159,8 +159,7 @@ def _quarantine(root: Path, files: Files, recovered: Recovered) -> None:
     """Copy bytes that don't count, with a note; the originals stay where they are."""
     for remainder in recovered.remainders:
         folder = root / "quarantine"
-        if files.make_private_dir(folder):
-            files.fsync_dir(root)
+        make_durable_dir(files, folder)
         name = f"{remainder.path.stem}-{remainder.start}"
         recovered.warnings.append(
             f"{remainder.path}: {remainder.end - remainder.start} bytes from offset "

@@ -19,7 +19,7 @@ from asyncdistil.errors import CorruptRecord, StorageError
 from asyncdistil.log.checkpoint import Checkpoint, checkpoint_path
 from asyncdistil.log.events import Commit, Emit, Event
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, write_all
+from asyncdistil.log.files import Files, make_durable_dir, write_all
 from asyncdistil.log.index import decode_event
 from asyncdistil.log.names import store_root
 from asyncdistil.log.record import Header, RecordType
@@ -244,8 +244,7 @@ def _make_sure(root: Path, files: Files) -> None:
 def _set_aside(found: Findings, files: Files) -> None:
     """Copy damaged rows to quarantine; move files there that are made anew."""
     folder = found.root / "quarantine"
-    if files.make_private_dir(folder):
-        files.fsync_dir(found.root)
+    make_durable_dir(files, folder)
     reader = _Bytes(found.root, files)
     for batch in found.batches:
         for ref in batch.refs:

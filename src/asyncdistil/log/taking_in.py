@@ -21,7 +21,7 @@ from asyncdistil.errors import StorageError
 from asyncdistil.log.checking import Checked, Packed
 from asyncdistil.log.events import Commit, Event, RunBegin
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, write_all
+from asyncdistil.log.files import Files, make_durable_dir, write_all
 from asyncdistil.log.history import Place
 from asyncdistil.log.names import label_store
 from asyncdistil.log.pack import PackReader
@@ -218,8 +218,7 @@ class _TakingIn:
         files, root = self._files, self._store.root
         folder = root / "exports" / self._checked.run
         for path in (folder.parent, folder):
-            if files.make_private_dir(path):
-                files.fsync_dir(path.parent)
+            make_durable_dir(files, path)
         written = 0
         for relative, member in self._checked.datasets.items():
             path = root / relative

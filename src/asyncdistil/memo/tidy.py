@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from asyncdistil.errors import FormatError, StoreLocked
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files
+from asyncdistil.log.files import Files, make_durable_dir
 from asyncdistil.log.record import FILE_HEADER_BYTES
 from asyncdistil.memo.catalogue import Catalogue
 from asyncdistil.memo.entry import DIGEST_BYTES, NO_RUN, Entry
@@ -207,8 +207,8 @@ def _rewrite(
         for number in {*segment_numbers(files, directory)} - {*old, writer.number}:
             files.fdatasync(shelf.descriptor(number)[0])
         failpoint("memo.compact.before_unlink")
-        if aside and files.make_private_dir(directory / QUARANTINE):
-            files.fsync_dir(directory)
+        if aside:
+            make_durable_dir(files, directory / QUARANTINE)
         for number in old:
             path = segment_path(directory, number)
             if number in aside:
@@ -216,6 +216,9 @@ def _rewrite(
             else:
                 files.unlink(path)
             failpoint("memo.compact.after_unlink")
+        if aside:
+            # The new names first: a power cut must not take them along with the old ones.
+            files.fsync_dir(directory / QUARANTINE)
         files.fsync_dir(directory)
     finally:
         writer.close()

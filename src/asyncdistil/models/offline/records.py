@@ -18,7 +18,7 @@ import msgspec
 
 from asyncdistil.errors import CorruptRecord, StorageError
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, LocalFiles, write_all
+from asyncdistil.log.files import Files, LocalFiles, make_durable_dir, write_all
 from asyncdistil.memo import Key
 from asyncdistil.transport import brokers
 
@@ -217,7 +217,7 @@ class FileJournal:
     async def locked(self) -> AsyncIterator[None]:
         """Hold the directory's lock; it is let go when the process ends, however it ends."""
         try:
-            self._make_directory()
+            make_durable_dir(self._files, self.directory)
             fd = self._files.open_lock(self.directory / "lock")
         except OSError as error:
             raise self._refused("locked", error) from error
@@ -230,11 +230,6 @@ class FileJournal:
             yield
         finally:
             self._files.close(fd)
-
-    def _make_directory(self) -> None:
-        self._files.make_private_dir(self.directory)
-        # Also if it was there: whoever made it may have died before this.
-        self._files.fsync_dir(self.directory.parent)
 
     def _refused(self, act: str, error: OSError) -> StorageError:
         return StorageError(
