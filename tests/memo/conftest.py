@@ -1,16 +1,25 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xxhash import xxh3_128_digest
 
+from asyncdistil.batch import FRESH_ORIGINS, Digest, Lsn, RunId, StepName
+from asyncdistil.codec import encode_rows
+from asyncdistil.log import LocalFiles, SegmentWriter, Store
+from asyncdistil.log.events import Commit, Emit, Reuse, RunBegin, RunEnd, StepDef
 from asyncdistil.log.failpoint import arm as arm_failpoints
+from asyncdistil.log.names import label_store
 from asyncdistil.memo import Key, Memo
+from asyncdistil.testing.faults import small_reserve
 
 PATIENCE_SECONDS = 30.0
 
@@ -74,6 +83,61 @@ class Child:
 
 def key(number: int | str, model: str = "some model") -> Key:
     return Key.of(f"request {number}".encode(), model=model)
+
+
+class TakesAll(random.Random):
+    """The power cut that takes everything it may."""
+
+    def random(self) -> float:
+        return 0.999
+
+    def choice(self, options: Any) -> Any:
+        return options[0]
+
+
+@pytest.fixture
+def takes_all() -> random.Random:
+    return TakesAll()
+
+
+def run_of(
+    cache: Path,
+    name: str,
+    run: RunId,
+    *,
+    samples: Sequence[tuple[bytes, int]] = (),
+    reused: Sequence[Lsn] = (),
+    seconds: float = 1.0,
+) -> Lsn:
+    """A completed run of one step that took these samples; the LSN of its commit."""
+    lineage, leaf = Digest(b"lineage of a st1"), StepName("step")
+    with small_reserve():
+        store = Store.open(cache, name)
+    label_store(store.root, name)
+    store.append([RunBegin(run, "sig", "agg", b"", seconds, False, (lineage,))])
+    if store.step_def(lineage) is None:
+        store.append([StepDef(lineage, leaf, b"definition")])
+    segment, fd = store.create_segment(lineage)
+    writer = SegmentWriter(fd, segment, store.id, LocalFiles())
+    refs = writer.append(encode_rows([{"run": run, "n": n} for n in range(4)], step="s"))
+    digests = (Digest(bytes(16)),)
+    commit = Commit(run, lineage, (), digests, refs, FRESH_ORIGINS, samples=tuple(samples))
+    (lsn,) = store.append([commit])
+    if reused:
+        store.append([Reuse(run, lineage, tuple(reused))])
+    file = f"exports/{run}/{'b' * 32}-0.arrow"
+    (store.root / file).parent.mkdir(parents=True)
+    (store.root / file).write_bytes(b"rows" * 50)
+    key = Digest(xxh3_128_digest(b"rows" * 50))
+    store.append([Emit(run, key, leaf, "default", ((file, key),), 4)])
+    store.append([RunEnd(run, True, key, 0, "", seconds)])
+    store.close(clean=True)
+    return Lsn(lsn)
+
+
+@pytest.fixture
+def make_run() -> Callable[..., Lsn]:
+    return run_of
 
 
 @pytest.fixture
