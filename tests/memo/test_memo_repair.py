@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from asyncdistil.log import LocalFiles
+from asyncdistil.log import record as log_record
+from asyncdistil.log.record import FileHeader, FileKind, encode_file_header
 from asyncdistil.memo import Key, Memo, namespace_dir
+from asyncdistil.memo.entry import STORE_ID
 from asyncdistil.memo.repair import examine_memo, repair_memo
 
 ANSWERS = 20
@@ -70,3 +73,32 @@ def test_the_index_of_a_memo_that_was_repaired_knows_what_is_left(
     left = answers(memo_dir, key)
     assert [n for n in range(ANSWERS) if beside.get(key(n)) is not None] == left
     beside.close()
+
+
+def test_a_segment_whose_maker_died_over_its_first_bytes_is_no_damage(
+    memo_dir: Path, key: Callable[[int], Key]
+) -> None:
+    path = written(memo_dir, key)
+    torn = path.with_name("0000000002.adm")
+    torn.write_bytes(path.read_bytes()[:20])
+    assert repair_memo(memo_dir.parent, LocalFiles()) == []
+    assert torn.stat().st_size == 20
+    assert answers(memo_dir, key) == list(range(ANSWERS))
+
+
+def test_a_segment_of_a_newer_format_is_never_judged_or_set_aside(
+    memo_dir: Path, key: Callable[[int], Key], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(memo_dir, key)
+    newer = path.with_name("0000000002.adm")
+    with monkeypatch.context() as patch:
+        patch.setattr(log_record, "FORMAT_VERSION", 99)
+        header, _ = encode_file_header(FileHeader(STORE_ID, FileKind.MEMO, 2))
+    image = header + b"whatever that format has here" * 20
+    newer.write_bytes(image)
+    hurt = bytearray(path.read_bytes())
+    hurt[len(hurt) // 2] ^= 1
+    path.write_bytes(hurt)
+    assert [one.number for one in repair_memo(memo_dir.parent, LocalFiles())] == [1]
+    assert newer.read_bytes() == image
+    assert len(answers(memo_dir, key)) == ANSWERS - 1

@@ -238,7 +238,8 @@ class Collection:
             ((run.seconds, number, run) for number, run in self._runs()), key=lambda item: item[:2]
         )
         left = self.size_bytes - self.freed_bytes()
-        for seconds, number, run in [*runs, (float("inf"), -1, None)]:
+        last = (float("inf"), -1, None)
+        for seconds, number, run in [*runs, last]:  # pragma: no branch: the last one returns
             while left > max_bytes and unneeded and unneeded[0][0] <= seconds:
                 _, at = heapq.heappop(unneeded)
                 answers.dropped.add(at)
