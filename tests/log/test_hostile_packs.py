@@ -41,6 +41,7 @@ from asyncdistil.log.events import (
     Event,
     Moved,
     Reuse,
+    Route,
     RunBegin,
     RunEnd,
     StepDef,
@@ -49,6 +50,7 @@ from asyncdistil.log.events import (
 )
 from asyncdistil.log.pack import DIGEST, MANIFEST, PackReader, PackWriter
 from asyncdistil.log.portable import portable, read_frames, write_store
+from asyncdistil.log.record import FileKind, RecordType, encode_record, file_seed
 from asyncdistil.log.taking_in import take_in
 from asyncdistil.testing.faults import small_reserve
 
@@ -300,6 +302,33 @@ def test_a_manifest_nested_without_end_is_refused(tmp_path: Path) -> None:
     refused(hostile, tmp_path)
 
 
+def test_a_pack_without_a_manifest_is_refused(pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "hostile").write_bytes(header("log", 0) + bytes(1024))
+    assert "does not end with a manifest" in str(refused(tmp_path / "hostile", tmp_path))
+
+
+def test_a_manifest_that_would_fill_the_memory_is_not_read(pack: Path, tmp_path: Path) -> None:
+    hostile = tmp_path / "hostile"
+    size = (64 << 20) + 512
+    hostile.write_bytes(header(MANIFEST, size))
+    os.truncate(hostile, 512 + size)
+    finished(hostile)
+    assert "its manifest is too large" in str(refused(hostile, tmp_path))
+
+
+def test_a_member_that_is_not_what_the_manifest_tells_is_refused(
+    pack: Path, tmp_path: Path
+) -> None:
+    content = members(pack)
+    told = [
+        {"name": name, "bytes": len(data), "sha256": sha256(b"other").hexdigest()}
+        for name, data in content.items()
+    ]
+    manifest = {**manifest_of(pack), "members": told}
+    error = refused(packed(tmp_path / "hostile", content, manifest), tmp_path)
+    assert "has another SHA-256" in str(error)
+
+
 def test_two_members_of_one_name_are_refused(pack: Path, tmp_path: Path) -> None:
     content = members(pack)
     (tmp_path / "hostile").write_bytes(
@@ -408,6 +437,9 @@ BAD_LOGS: dict[str, Callable[[list[tuple[Lsn, Event]]], object]] = {
     ),
     "tombstones": lambda events: events.append((Lsn(0), Tombstone((Lsn(1), Lsn(2))))),
     "moves": lambda events: events.append((Lsn(0), Moved(NOWHERE, NOWHERE))),
+    "a decision of no router": lambda events: events.append(
+        (Lsn(0), Route(RUN, Digest(b"short"), KEY, (StepName("work"),)))
+    ),
     "fewer rows than none": changed(StepDone, rows=-4),
     "commits in disorder": lambda events: events.reverse(),
 }
@@ -451,8 +483,6 @@ def test_drawn_bytes_in_the_place_of_a_member_end_in_an_error_of_ours(
 
 def test_rows_that_are_no_rows_are_refused(pack: Path, tmp_path: Path) -> None:
     """Hashes of records are no secret: a forged record fits them. Its rows must be rows."""
-    from asyncdistil.log.record import FileKind, RecordType, encode_record, file_seed
-
     manifest = manifest_of(pack)
     content = members(pack)
     name = next(name for name in content if name.startswith("rows/"))
@@ -462,6 +492,19 @@ def test_rows_that_are_no_rows_are_refused(pack: Path, tmp_path: Path) -> None:
         head, payload, _, _ = encode_record(seed, RecordType.ROWS, 168, body, meta=table)
         hostile = {**content, name: content[name][:168] + head + payload}
         refused_by(packed(tmp_path / "hostile", hostile, manifest), tmp_path)
+
+
+def test_rows_that_do_not_fit_their_digests_are_refused(pack: Path, tmp_path: Path) -> None:
+    manifest = manifest_of(pack)
+    content = members(pack)
+    name = next(name for name in content if name.startswith("rows/"))
+    seed = file_seed(bytes.fromhex(manifest["store"]), FileKind.SEGMENT, int(name[5:]))
+    body = b"\x80"
+    table = struct.pack("<4I", 1, 0, 0, len(body)) + xxh3_128_digest(b"other rows")
+    head, payload, _, _ = encode_record(seed, RecordType.ROWS, 168, body, meta=table)
+    hostile = {**content, name: content[name][:168] + head + payload}
+    error = refused(packed(tmp_path / "hostile", hostile, manifest), tmp_path)
+    assert "do not fit their digests" in str(error)
 
 
 def refused_by(path: Path, tmp_path: Path) -> None:

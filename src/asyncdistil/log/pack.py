@@ -186,10 +186,8 @@ class PackReader:
         return [member.name for member in self.manifest.members]
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        """Content of a member, piece by piece; nothing if there is none of this name."""
-        place = self._places.get(name)
-        if place is None:
-            return
+        """Content of a member, piece by piece."""
+        place = self._places[name]
         done = 0
         while done < place.size:
             self._file.seek(place.start + done)

@@ -115,7 +115,8 @@ def _damaged(history: History, demand: Demand, files: Files) -> set[Place]:
     found = set()
     for number, places in _by_segment(demand):
         seed = file_seed(history.store_id, FileKind.SEGMENT, number)
-        path = paths.get(number, history.root / "segments")
+        # One that is gone is found to be so where it can't be opened.
+        path = paths.get(number, history.root / "segments" / f"{number:010d}.ads")
         for place in places:
             try:
                 _verify(files, path, place, history.lengths[place], seed)
@@ -129,16 +130,16 @@ def _damaged(history: History, demand: Demand, files: Files) -> set[Place]:
 def _verify(files: Files, path: Path, place: Place, length: int, seed: int) -> None:
     try:
         fd = files.open_read(path)
+        try:
+            read_record(files, fd, path, place, length, seed)
+        finally:
+            files.close(fd)
     except OSError as error:
         raise CorruptRecord(
             f"segment {place[0]} can't be read ({error.strerror}): run `asyncdistil cache repair`, "
             "then the pipeline, which recomputes what is lost",
             path=str(path),
         ) from error
-    try:
-        read_record(files, fd, path, place, length, seed)
-    finally:
-        files.close(fd)
 
 
 def _by_segment(demand: Demand) -> Iterator[tuple[int, list[Place]]]:
