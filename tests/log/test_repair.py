@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from xxhash import xxh3_128_digest
 
+from asyncdistil.batch import Digest, StepName
 from asyncdistil.errors import CorruptRecord, LogError, StorageError
 from asyncdistil.log import Store, StoreReader
 from asyncdistil.log.checkpoint import checkpoint_path
-from asyncdistil.log.events import StepDef
+from asyncdistil.log.events import Emit, StepDef
 from asyncdistil.log.names import commit_path, store_root
 from asyncdistil.log.repair import examine, repair
 from asyncdistil.testing.disk import MemoryDisk
@@ -171,6 +174,68 @@ def test_a_checkpoint_that_is_damaged_costs_nothing_else(kit: Any, disk: MemoryD
     assert not found.log
     assert opened(disk, kit) == list(range(1, COMMITS + 1))
     assert disk.files()[ROOT / "quarantine" / "checkpoint.bin"] == image
+
+
+def test_a_dataset_that_was_changed_is_set_aside_and_one_that_is_gone_is_no_damage(
+    kit: Any, disk: MemoryDisk
+) -> None:
+    key = Digest(b"k" * 16)
+    files = tuple((f"exports/{name}", Digest(xxh3_128_digest(b"rows"))) for name in "abc")
+    store = Store.open(CACHE, "p", files=disk)
+    store.append([Emit(kit.run, key, StepName("a step"), "default", files, 4)])
+    store.close(clean=True)
+    disk.make_private_dir(ROOT / "exports")
+    disk.put(ROOT / "exports" / "a", b"rows")
+    disk.put(ROOT / "exports" / "b", b"other rows")
+    found = repair(CACHE, "p", disk)
+    assert found.datasets == [ROOT / "exports" / "b"]
+    assert (found.log, found.batches) == ([], [])
+    left = {path.name: data for path, data in disk.files().items() if path.parent.name == "exports"}
+    assert left == {"a": b"rows", "b.damaged": b"other rows"}
+    assert examine(ROOT, disk).sound
+    assert opened(disk, kit) == list(range(1, COMMITS + 1))
+
+
+def test_rows_that_the_disk_cannot_read_are_given_up_with_an_empty_copy(
+    kit: Any, disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, offset, _ = places(disk, kit)[2]
+    read = disk.pread
+
+    def pread(fd: int, size: int, at: int) -> bytes:
+        if disk._handles[fd].path == path and at <= offset < at + size:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(fd, size, at)
+
+    monkeypatch.setattr(disk, "pread", pread)
+    found = repair(CACHE, "p", disk)
+    assert len(found.batches) == 1
+    copies = {p.name: data for p, data in disk.files().items() if p.parent.name == "quarantine"}
+    stem = f"{path.stem}-{offset}"
+    assert copies.keys() == {f"{stem}.bin", f"{stem}.txt"}
+    assert copies[f"{stem}.bin"] == b""
+    assert 2 not in opened(disk, kit)
+    assert disk.open_descriptors == 0
+
+
+def test_a_disk_that_goes_on_damaging_rows_is_told_and_not_called_repaired(
+    kit: Any, disk: MemoryDisk
+) -> None:
+    where = places(disk, kit)
+    flip(disk, where[1][0], where[1][1] + 80)
+    path, offset, _ = where[6]
+
+    def before(act: str, written: Path) -> None:
+        if act == "replace" and written == checkpoint_path(ROOT):  # the end of the repair
+            flip(disk, path, offset + 80)
+
+    disk.before = before
+    with pytest.raises(CorruptRecord, match="is still damaged after its repair"):
+        repair(CACHE, "p", disk)
+
+
+def test_where_no_log_is_nothing_is_damaged() -> None:
+    assert examine(ROOT, MemoryDisk()).sound
 
 
 def test_a_disk_that_refuses_any_act_of_a_repair_leaves_it_to_be_done_again(

@@ -19,8 +19,6 @@ from asyncdistil.log.events import (
     Commit,
     Emit,
     Event,
-    Intent,
-    Outcome,
     Reuse,
     RunBegin,
     RunEnd,
@@ -230,8 +228,6 @@ class Demand:
                 )
             case StepDef(lineage=lineage):
                 keep = lineage in lineages
-            case Intent() | Outcome():
-                keep = True  # outside effects happened, whoever asked for them
             case StepDone(data_identity=data) if data != _NO_DATA and event.lineage in lineages:
                 # Also of a run that is no more: later ones took the generator for complete.
                 keep = (event.lineage, data, event.rows) in complete or not event.rows
@@ -242,7 +238,7 @@ class Demand:
                 keep = run in self.kept and bool(commits)
                 event = msgspec.structs.replace(event, commits=commits)
             case _:
-                keep = False
+                pass  # outside effects happened, whoever asked for them
         return event if keep else None
 
     def _ended(

@@ -135,27 +135,27 @@ def _copy(
     new_seed = file_seed(store_id, FileKind.SEGMENT, number)
     moves: dict[Place, BatchRef] = {}
     source = files.open_read(segment.path)
-    target = -1
     try:
         target = files.create(segment_path(history.root, lineage, number))
-        header = FileHeader(store_id, FileKind.SEGMENT, number, owner=lineage)
-        end = write_all(files, target, encode_file_header(header)[0])
-        for place in segment.live:
-            length = history.lengths[place]
-            meta, body = read_record(files, source, segment.path, place, length, old_seed)
-            head, payload, _, checksum = encode_record(
-                new_seed, RecordType.ROWS, end, body, meta=meta
-            )
-            size = write_all(files, target, head + payload)
-            # Rows and digest are those of the old reference, which commits are given back with.
-            moves[place] = BatchRef(number, end, size, 0, checksum, Digest(b""))
-            end += size
-            failpoint("gc.after_copy")
-        files.fdatasync(target)
+        try:
+            header = FileHeader(store_id, FileKind.SEGMENT, number, owner=lineage)
+            end = write_all(files, target, encode_file_header(header)[0])
+            for place in segment.live:
+                length = history.lengths[place]
+                meta, body = read_record(files, source, segment.path, place, length, old_seed)
+                head, payload, _, checksum = encode_record(
+                    new_seed, RecordType.ROWS, end, body, meta=meta
+                )
+                size = write_all(files, target, head + payload)
+                # Rows and digest are those of the old reference: commits are given back with it.
+                moves[place] = BatchRef(number, end, size, 0, checksum, Digest(b""))
+                end += size
+                failpoint("gc.after_copy")
+            files.fdatasync(target)
+        finally:
+            files.close(target)
     finally:
         files.close(source)
-        if target >= 0:
-            files.close(target)
     return moves
 
 
