@@ -12,6 +12,9 @@ from asyncdistil.batch import Digest, Row
 from asyncdistil.codec.values import decode_value, encode_plain, flatten, is_plain
 from asyncdistil.errors import FormatError, UnencodableValue
 
+MAX_ROW_BYTES = 1 << 30
+"""Most bytes of one encoded row."""
+
 _DICT = frozenset({dict})
 _STR = frozenset({str})
 
@@ -39,7 +42,7 @@ def encode_rows(rows: Sequence[Row], *, step: str) -> EncodedRows:
 
     Raises:
         UnencodableValue: A value is of a type that the codec does not cover, or cyclic or too
-            deep; names step, row position and column.
+            deep; names step, row position and column. Or a row takes more than `MAX_ROW_BYTES`.
     """
     try:
         parts = list(map(encode_plain, rows))
@@ -53,11 +56,20 @@ def encode_rows(rows: Sequence[Row], *, step: str) -> EncodedRows:
         plain = False
     if not plain:
         parts = [_encode_row(row, position, step) for position, row in enumerate(rows)]
-    return EncodedRows(
-        b"".join(parts),
-        list(accumulate(map(len, parts), initial=0)),
-        b"".join(map(xxh3_128_digest, parts)),
-    )
+    offsets = list(accumulate(map(len, parts), initial=0))
+    if offsets[-1] > MAX_ROW_BYTES:
+        _refuse_large(parts, step)
+    return EncodedRows(b"".join(parts), offsets, b"".join(map(xxh3_128_digest, parts)))
+
+
+def _refuse_large(parts: Sequence[bytes | bytearray], step: str) -> None:
+    for position, part in enumerate(parts):
+        if len(part) > MAX_ROW_BYTES:
+            raise UnencodableValue(
+                f"step {step!r}, row {position}: the row takes {len(part):,} bytes, more than the "
+                f"{MAX_ROW_BYTES:,} that a row may take; store large data in a file, and its path "
+                "in the row"
+            )
 
 
 def _encode_row(row: Row, position: int, step: str) -> bytes:

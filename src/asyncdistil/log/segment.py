@@ -18,7 +18,7 @@ from typing import NamedTuple
 from xxhash import xxh3_128_digest
 
 from asyncdistil.batch import BatchRef, Digest, Row, RowSlice, SegmentId
-from asyncdistil.codec import EncodedRows, content_digest, decode_rows
+from asyncdistil.codec import MAX_ROW_BYTES, EncodedRows, content_digest, decode_rows
 from asyncdistil.errors import CorruptRecord, StorageError, UnencodableValue
 from asyncdistil.log.failpoint import failpoint
 from asyncdistil.log.files import LOST, Files, LocalFiles, unreadable, write_all
@@ -34,7 +34,6 @@ from asyncdistil.log.record import (
 
 MAX_RECORD_BYTES = 16 << 20
 """Rows of one record: a batch is cut where it would pass this."""
-MAX_ROW_BYTES = 1 << 30
 
 _TABLE = struct.Struct("<II")
 _DIGEST_BYTES = 16
