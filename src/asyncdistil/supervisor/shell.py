@@ -99,6 +99,7 @@ class Shell:
         self._diverged: StepName | None = None
         self._crash: BaseException | None = None
         self._last_event_seconds = 0.0
+        self._last_tick_seconds = 0.0
         self._loop = asyncio.get_running_loop()
         self._workers = Workforce(
             launcher,
@@ -124,7 +125,7 @@ class Shell:
 
         store.start_syncing(durable, broken)
         machine.start_early()
-        self._last_event_seconds = self._clock.monotonic()
+        self._last_event_seconds = self._last_tick_seconds = self._clock.monotonic()
         self._loop.call_later(_TICK_SECONDS, self._tick)
         try:
             self._turn()
@@ -265,6 +266,8 @@ class Shell:
         if self._ended.is_set():
             return
         now = self._clock.monotonic()
+        self._forgive(now - self._last_tick_seconds, now)
+        self._last_tick_seconds = now
         self._kill_hung(now)
         self._machine.count_waiting()
         if now - self._last_event_seconds > _STALL_SECONDS:
@@ -273,6 +276,21 @@ class Shell:
         if self._drain_deadline is not None:
             self._plan_turn()
         self._loop.call_later(_TICK_SECONDS, self._tick)
+
+    def _forgive(self, away_seconds: float, now: float) -> None:
+        """Put deadlines off by the time in which we did not run.
+
+        A laptop was closed, or all processes were stopped: who is late then has not hung.
+        """
+        if away_seconds < 2 * _TICK_SECONDS:
+            return
+        self._last_event_seconds = min(self._last_event_seconds + away_seconds, now)
+        if self._drain_deadline:
+            self._drain_deadline += away_seconds
+        for operator in self._machine.operators:
+            for member in operator.crew.members.values():
+                since = member.busy_since_seconds
+                member.busy_since_seconds = max(since, min(since + away_seconds, now))
 
     def _kill_hung(self, now: float) -> None:
         for operator in self._machine.operators:
