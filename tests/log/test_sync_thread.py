@@ -101,9 +101,10 @@ def test_a_disk_that_refuses_an_idle_log_is_reported_without_anybody_waiting(kit
         told.set()
 
     writer = kit.writer(store, watched.disk)
+    # Before the thread begins: it may find the log idle at once.
+    writer.commit(1)
     watched.refuses = True
     store.start_syncing(ignore, on_error)
-    writer.commit(1)
     assert told.wait(PATIENCE_SECONDS)
     (error,) = errors
     assert isinstance(error, StorageError)

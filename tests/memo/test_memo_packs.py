@@ -97,6 +97,17 @@ def test_a_pack_holds_the_answers_that_its_run_took_and_that_its_runs_wrote(
         assert memo.get(key("of an earlier run"), own_run=True) is None
 
 
+def test_an_answer_that_is_damaged_while_a_memo_is_open_is_left_out(
+    key: Keys, tmp_path: Path
+) -> None:
+    put(tmp_path, FIRST, key("damaged"), key("sound"))
+    with closing(Memo.open(tmp_path / "memo")) as memo:
+        (path,) = memo.directory.glob("*.adm")
+        image = path.read_bytes().replace(b"answer of request dam", b"answer of request DAM")
+        path.write_bytes(image)
+        assert [entry.body for _, entry in memo.entries()] == [b"answer of request sound"]
+
+
 def test_a_cache_without_answers_makes_a_pack_without_them(
     make_run: Callable[..., Any], tmp_path: Path
 ) -> None:

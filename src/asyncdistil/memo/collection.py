@@ -239,7 +239,7 @@ class Collection:
         )
         left = self.size_bytes - self.freed_bytes()
         last = (float("inf"), -1, None)
-        for seconds, number, run in [*runs, last]:  # pragma: no branch: the last one returns
+        for seconds, number, run in [*runs, last]:  # pragma: no branch - the last one returns
             while left > max_bytes and unneeded and unneeded[0][0] <= seconds:
                 _, at = heapq.heappop(unneeded)
                 answers.dropped.add(at)
