@@ -33,7 +33,7 @@ MOST = 4096
 """Limit of the limit, where the user declared none."""
 TRUSTED = 64
 """Requests in flight that a service is sent at once because the user says that it bears them."""
-_APPROACH_PER_SECOND = 500.0  # by which what was declared is approached from there
+_APPROACH_PER_SECOND = 1000.0  # by which what was declared is approached from there
 _APPROACH_STEP_SECONDS = 0.01  # at most, however long nobody asked
 _DECREASE = 0.5
 _FORGETTING = 0.7  # how fast the level of a refusal is forgotten while the service refuses more
