@@ -66,32 +66,41 @@ def family(pid: int) -> list[int]:
     """A process and all that descend from it, the oldest first."""
     found = [pid]
     for each in found:
-        for task in Path(f"/proc/{each}/task").iterdir():
+        for task in Path(f"/proc/{each}/task").glob("*"):
             with suppress(OSError):
                 found += map(int, (task / "children").read_text().split())
     return found
 
 
 def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    """Its letter in ``/proc``; ``X`` for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def sleep_of(
     attempt: Attempt, *, in_order: Callable[[list[int]], list[int]], seconds: float
 ) -> None:
     """Stop a whole run; when every process of it is, let time pass, then wake them."""
-    pids = family(attempt.pid)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    assert len(pids) >= 3  # supervisor, zygote, worker
-    # One that had just ended can't be stopped, nor reaped by its parent, which is.
-    assert attempt.until(lambda: all(state(pid) in "TZ" for pid in pids))
+
+    def all_stopped() -> bool:
+        # Again and again: a worker may end, or be forked, between the look and the signal.
+        for pid in family(attempt.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        return all(state(pid) in "TZX" for pid in family(attempt.pid))
+
+    assert attempt.until(all_stopped)
     assert state(attempt.pid) == "T"
-    assert family(attempt.pid) == pids
+    pids = family(attempt.pid)
+    assert len(pids) >= 3  # supervisor, zygote, worker
     end = time.monotonic() + seconds
     assert attempt.until(lambda: time.monotonic() > end)
     for pid in in_order(pids):
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("first", ["supervisor", "workers"])
