@@ -11,22 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import msgspec
 
 from asyncdistil.models.http import HttpClient
+from asyncdistil.models.offline.account import Account
 from asyncdistil.models.offline.records import BatchRecord, LineId
-from asyncdistil.models.offline.service import TRANSFER_SECONDS, Caller, Line, Progress, Result
+from asyncdistil.models.offline.service import Caller, Line, Progress, Result
 from asyncdistil.models.reply import Reply
-from asyncdistil.models.retry import RequestFailed, judge_status, unreadable
-
-T = TypeVar("T")
+from asyncdistil.models.retry import judge_status, unreadable
 
 _PATH = "/v1/messages/batches"
-_LISTED_AT_ONCE = 100
-_MOST_PAGES = 20
 _CLOCK_SLACK_SECONDS = 600.0
 """How far the provider's clock may be from ours."""
 
@@ -53,11 +50,6 @@ class _Batch(msgspec.Struct):
     results_url: str | None = None
 
 
-class _Page(msgspec.Struct):
-    data: list[_Batch] = []
-    has_more: bool = False
-
-
 class _Outcome(msgspec.Struct):
     type: str = ""
     message: msgspec.Raw = msgspec.Raw(b"null")
@@ -69,7 +61,7 @@ class _Line(msgspec.Struct):
     result: _Outcome
 
 
-class AnthropicBatches:
+class AnthropicBatches(Account):
     """Batches of one account; see `BatchService`."""
 
     max_lines: ClassVar[int] = 100_000
@@ -94,11 +86,9 @@ class AnthropicBatches:
             reply: Makes a reply of a message and of who sent it, if that is known.
             timeout_seconds: For one try of a small request.
         """
-        self._client = client
-        self._call = call
+        super().__init__(client, call, timeout_seconds=timeout_seconds)
         self._params = params
         self._reply = reply
-        self._timeout_seconds = timeout_seconds
 
     def encoded(self, line: Line) -> bytes:
         """An element of the array."""
@@ -109,20 +99,12 @@ class AnthropicBatches:
     ) -> str:
         """Send the lines as a batch."""
         body = b'{"requests":[' + b",".join(map(self.encoded, lines)) + b"]}"
-        tried = False
 
-        async def send() -> tuple[str, int]:
-            nonlocal tried
-            # An order whose confirmation got lost was taken all the same: it is not given twice.
-            if tried and (found := await self._find(record, known)):
-                return found, 0
-            tried = True
-            made = await self._client.post(
-                _PATH, body, timeout_seconds=max(TRANSFER_SECONDS, self._timeout_seconds)
-            )
-            return self._read(made.body, _Batch).id, 0
+        async def make() -> str:
+            made = await self._client.post(_PATH, body, timeout_seconds=self._transfer_seconds)
+            return self._read(made.body, _Batch).id
 
-        return await self._call(send)
+        return await self._order(make, lambda: self._find(record, known))
 
     async def find(self, record: BatchRecord, known: frozenset[str]) -> str:
         """A batch of that size that was made since the record was, and is no other's."""
@@ -134,48 +116,26 @@ class AnthropicBatches:
 
     async def _find(self, record: BatchRecord, known: frozenset[str]) -> str:
         since = record.made_seconds - _CLOCK_SLACK_SECONDS
-        after = ""
-        for _ in range(_MOST_PAGES):
-            data = await self._client.fetch(
-                f"{_PATH}?limit={_LISTED_AT_ONCE}{after}", timeout_seconds=self._timeout_seconds
-            )
-            page = self._read(data, _Page)
-            for batch in page.data:
-                counts = batch.request_counts
-                if _seconds(batch.created_at) < since:
-                    return ""  # the newest come first
-                size = counts.processing + counts.done()
-                fits = size == len(record.lines) and batch.id not in known
-                if fits and await self._is_of(batch, record):
-                    return batch.id
-            if not page.has_more or not page.data:
-                break
-            after = f"&after_id={quote(page.data[-1].id, safe='')}"
+        async for batch in self._listed(_PATH, _Batch, "after_id"):
+            if _seconds(batch.created_at) < since:
+                return ""  # the newest come first
+            counts = batch.request_counts
+            fits = counts.processing + counts.done() == len(record.lines)
+            if fits and batch.id not in known and await self._is_of(batch, record):
+                return batch.id
         return ""
 
     async def _is_of(self, batch: _Batch, record: BatchRecord) -> bool:
         """Whether a batch has the record's lines; one that is not done is taken to have them."""
         if batch.processing_status != "ended":
             return True
-        content = await self._content(batch.id)
+        content = await self._try_content(_results_of(batch.id))
         lines = {str(result.id) for result in self._results(content or b"")}
         return not lines.isdisjoint(record.lines)
 
     async def look(self, batch_id: str) -> Progress:
         """See how far a batch is."""
-
-        async def send() -> tuple[_Batch | None, int]:
-            try:
-                data = await self._client.fetch(
-                    f"{_PATH}/{quote(batch_id, safe='')}", timeout_seconds=self._timeout_seconds
-                )
-            except RequestFailed as failed:
-                if failed.trouble.status == 404:
-                    return None, 0
-                raise
-            return self._read(data, _Batch), 0
-
-        batch = await self._call(send)
+        batch = await self._told_of(f"{_PATH}/{quote(batch_id, safe='')}", _Batch)
         if batch is None:
             return Progress("unknown")
         counts = batch.request_counts
@@ -191,26 +151,11 @@ class AnthropicBatches:
         """Fetch the answers."""
         results: list[Result] = []
         for batch_id in progress.files:
-
-            async def send(batch_id: str = batch_id) -> tuple[bytes | None, int]:
-                return await self._content(batch_id), 0
-
-            content = await self._call(send)
+            content = await self._content(_results_of(batch_id))
             if content is None:
                 return None
             results += self._results(content)
         return results
-
-    async def _content(self, batch_id: str) -> bytes | None:
-        try:
-            return await self._client.fetch(
-                f"{_PATH}/{quote(batch_id, safe='')}/results",
-                timeout_seconds=max(TRANSFER_SECONDS, self._timeout_seconds),
-            )
-        except RequestFailed as failed:
-            if failed.trouble.status in {404, 410}:
-                return None
-            raise
 
     def _results(self, content: bytes) -> Iterator[Result]:
         for raw in content.splitlines():
@@ -241,17 +186,12 @@ class AnthropicBatches:
         failed = trouble.error(trouble.message, detail=trouble.detail)
         return Result(line_id, [], failed, passing=status is None)
 
-    def _read(self, data: bytes, kind: type[T]) -> T:
-        try:
-            return msgspec.json.decode(data, type=kind)
-        except msgspec.DecodeError as error:
-            text = self._client.hide(data[: 16 * 1024].decode("utf-8", "replace"))
-            raise RequestFailed(
-                unreadable(f"{self._client.service} sent what is no batch: {error}", detail=text)
-            ) from None
-
 
 _decode = msgspec.json.Decoder(_Line).decode
+
+
+def _results_of(batch_id: str) -> str:
+    return f"{_PATH}/{quote(batch_id, safe='')}/results"
 
 
 def _seconds(when: str) -> float:

@@ -16,7 +16,7 @@ from asyncdistil.models import memoized
 from asyncdistil.models.memoized import Fetch, Memoized
 from asyncdistil.models.offline.desk import Desk, Sample
 from asyncdistil.models.offline.records import LineId
-from asyncdistil.models.reply import STAND_IN, Outcome, Reply
+from asyncdistil.models.reply import Outcome, Reply
 
 T = TypeVar("T")
 
@@ -67,7 +67,8 @@ class Gathering(Memoized):
             fits: Says of a stored reply whether it can be used.
         """
         numbers = tuple(range(count)) if deterministic else await self._claim(key, count)
-        found = self._stored(key, numbers, accept, fits)
+        store = memoized.current_store()
+        found = self._look_up(store, key, numbers, accept, fits) if store is not None else {}
         futures = {n: self._want(key, n, request) for n in numbers if n not in found}
         if futures:
             self._waiting += 1
@@ -107,9 +108,8 @@ class Gathering(Memoized):
     def place(self, key: Key, replies: Sequence[Reply]) -> Key:
         """Where replies to a request lie in the store; a stand-in's have a place of their own."""
         for reply in replies:
-            if reply.reported.startswith(STAND_IN):
-                self.reported = reply.reported
-        return self._place(key, self.reported)
+            self.hear(reply.reported)
+        return self.home(key)
 
     async def _claim(self, key: Key, count: int) -> tuple[int, ...]:
         if memoized.current_store() is not None:
@@ -118,26 +118,6 @@ class Gathering(Memoized):
         first = self._numbers[key.digest]
         self._numbers[key.digest] += count
         return tuple(range(first, first + count))
-
-    def _stored(
-        self,
-        key: Key,
-        numbers: Sequence[int],
-        accept: Collection[Outcome],
-        fits: Callable[[Reply], bool],
-    ) -> dict[int, Reply]:
-        store = memoized.current_store()
-        if store is None:
-            return {}
-        where = self._place(key, self.reported)
-        replies = {number: store.get(where, number) for number in numbers}
-        found = {
-            number: reply
-            for number, reply in replies.items()
-            if reply is not None and reply.outcome in accept and fits(reply)
-        }
-        memoized.book_cached(list(found.values()))
-        return found
 
     def _want(self, key: Key, number: int, request: Any) -> asyncio.Future[Reply | None]:
         name = LineId.of(key, number)

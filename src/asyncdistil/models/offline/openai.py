@@ -17,18 +17,15 @@ from urllib.parse import quote
 import msgspec
 
 from asyncdistil.models import openai_replies
-from asyncdistil.models.http import HttpClient
+from asyncdistil.models.offline.account import Account
 from asyncdistil.models.offline.records import BatchRecord, LineId
-from asyncdistil.models.offline.service import TRANSFER_SECONDS, Caller, Line, Progress, Result
+from asyncdistil.models.offline.service import Line, Progress, Result
 from asyncdistil.models.retry import Course, RequestFailed, judge_status, unreadable
 
 T = TypeVar("T")
 
 NAME_FIELD = "asyncdistil_batch"
 """Metadata field in which a batch carries the name that we gave it."""
-
-_LISTED_AT_ONCE = 100
-_MOST_PAGES = 20
 
 
 class _Counts(msgspec.Struct):
@@ -56,11 +53,6 @@ class _Batch(msgspec.Struct):
     metadata: dict[str, Any] | None = None
 
 
-class _Page(msgspec.Struct):
-    data: list[_Batch] = []
-    has_more: bool = False
-
-
 class _File(msgspec.Struct):
     id: str
 
@@ -84,24 +76,12 @@ _STATES: dict[str, Literal["waiting", "ended", "failed", "cancelled"]] = {
 }
 
 
-class OpenAIBatches:
+class OpenAIBatches(Account):
     """Batches of one account; see `BatchService`. Each carries its name as metadata."""
 
     max_lines: ClassVar[int] = 50_000
     max_bytes: ClassVar[int] = 100_000_000
     several_per_line: ClassVar[bool] = True
-
-    def __init__(self, client: HttpClient, call: Caller, *, timeout_seconds: float) -> None:
-        """Look at an account.
-
-        Args:
-            client: Talks to the service; bounds the files of answers.
-            call: Makes the tries.
-            timeout_seconds: For one try of a small request.
-        """
-        self._client = client
-        self._call = call
-        self._timeout_seconds = timeout_seconds
 
     def encoded(self, line: Line) -> bytes:
         """A line of the file, its end included."""
@@ -123,7 +103,7 @@ class OpenAIBatches:
             "/files",
             *_form({"purpose": "batch"}, f"asyncdistil-{name}.jsonl", content),
             kind=_File,
-            timeout_seconds=max(TRANSFER_SECONDS, self._timeout_seconds),
+            timeout_seconds=self._transfer_seconds,
         )
         order = {
             "input_file_id": uploaded.id,
@@ -132,18 +112,12 @@ class OpenAIBatches:
             "metadata": {NAME_FIELD: name},
         }
         body = msgspec.json.encode(order)
-        tried = False
 
-        async def send() -> tuple[str, int]:
-            nonlocal tried
-            # An order whose confirmation got lost was taken all the same: it is not given twice.
-            if tried and (found := await self._find(name)):
-                return found, 0
-            tried = True
+        async def make() -> str:
             reply = await self._client.post("/batches", body, timeout_seconds=self._timeout_seconds)
-            return self._read(reply.body, _Batch).id, 0
+            return self._read(reply.body, _Batch).id
 
-        return await self._call(send)
+        return await self._order(make, lambda: self._find(name))
 
     async def find(self, record: BatchRecord, known: frozenset[str]) -> str:
         """The batch that carries the record's name."""
@@ -154,35 +128,14 @@ class OpenAIBatches:
         return await self._call(send)
 
     async def _find(self, name: str) -> str:
-        after = ""
-        for _ in range(_MOST_PAGES):
-            data = await self._client.fetch(
-                f"/batches?limit={_LISTED_AT_ONCE}{after}", timeout_seconds=self._timeout_seconds
-            )
-            page = self._read(data, _Page)
-            for batch in page.data:
-                if (batch.metadata or {}).get(NAME_FIELD) == name:
-                    return batch.id
-            if not page.has_more or not page.data:
-                break
-            after = f"&after={quote(page.data[-1].id, safe='')}"
+        async for batch in self._listed("/batches", _Batch, "after"):
+            if (batch.metadata or {}).get(NAME_FIELD) == name:
+                return batch.id
         return ""
 
     async def look(self, batch_id: str) -> Progress:
         """See how far a batch is."""
-
-        async def send() -> tuple[_Batch | None, int]:
-            try:
-                data = await self._client.fetch(
-                    f"/batches/{quote(batch_id, safe='')}", timeout_seconds=self._timeout_seconds
-                )
-            except RequestFailed as failed:
-                if failed.trouble.status == 404:
-                    return None, 0
-                raise
-            return self._read(data, _Batch), 0
-
-        batch = await self._call(send)
+        batch = await self._told_of(f"/batches/{quote(batch_id, safe='')}", _Batch)
         if batch is None:
             return Progress("unknown")
         counts = batch.request_counts or _Counts()
@@ -200,25 +153,11 @@ class OpenAIBatches:
         """Fetch the file of answers and the file of errors."""
         results: list[Result] = []
         for file in progress.files:
-            content = await self._content(file)
+            content = await self._content(f"/files/{quote(file, safe='')}/content")
             if content is None:
                 return None
             results += self._results(content)
         return results
-
-    async def _content(self, file: str) -> bytes | None:
-        async def send() -> tuple[bytes | None, int]:
-            try:
-                return await self._client.fetch(
-                    f"/files/{quote(file, safe='')}/content",
-                    timeout_seconds=max(TRANSFER_SECONDS, self._timeout_seconds),
-                ), 0
-            except RequestFailed as failed:
-                if failed.trouble.status in {404, 410}:
-                    return None, 0
-                raise
-
-        return await self._call(send)
 
     def _results(self, content: bytes) -> Iterator[Result]:
         for raw in content.splitlines():
@@ -268,15 +207,6 @@ class OpenAIBatches:
             return self._read(reply.body, kind), 0
 
         return await self._call(send)
-
-    def _read(self, data: bytes, kind: type[T]) -> T:
-        try:
-            return msgspec.json.decode(data, type=kind)
-        except msgspec.DecodeError as error:
-            text = self._client.hide(data[: 16 * 1024].decode("utf-8", "replace"))
-            raise RequestFailed(
-                unreadable(f"{self._client.service} sent what is no batch: {error}", detail=text)
-            ) from None
 
 
 _decode_answered = msgspec.json.Decoder(_Answered).decode
