@@ -5,11 +5,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from asyncdistil.batch import Row
 from asyncdistil.errors import DataError
 from asyncdistil.mixins import RuntimeParameter
 from asyncdistil.models.sdk import require
 from asyncdistil.steps.global_step import GlobalStep
+from asyncdistil.steps.matrix import matrix_of
 from asyncdistil.typing import StepColumns, StepInput, StepOutput
 
 # Its classes had modules of their own below this name.
@@ -212,32 +212,6 @@ class DBSCAN(GlobalStep):
                 {"eps": self.eps, "min_samples": self.min_samples, "metric": self.metric},
             )
         yield [{**row, "cluster_label": labels.get(n, -1)} for n, row in enumerate(inputs)]
-
-
-def matrix_of(step: GlobalStep, rows: list[Row], column: str) -> tuple[list[int], Any]:
-    """The vectors of a column.
-
-    Args:
-        step: Named in messages.
-        rows: All rows.
-        column: Holds lists of numbers, or ``None``.
-
-    Returns:
-        Numbers of the rows that have one, and their vectors as a matrix of floats.
-
-    Raises:
-        DataError: They are of different lengths.
-    """
-    import numpy as np
-
-    given = [number for number, row in enumerate(rows) if row[column] is not None]
-    lengths = {len(rows[number][column]) for number in given}
-    if len(lengths) > 1:
-        raise DataError(
-            f"column {column!r} of step {step.name!r} holds vectors of lengths {sorted(lengths)}:"
-            " those of one model have one length"
-        )
-    return given, np.array([rows[number][column] for number in given], dtype=np.float32)
 
 
 def dump(model: Any, path: Path) -> None:

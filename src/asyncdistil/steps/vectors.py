@@ -13,6 +13,7 @@ from asyncdistil.models.embeddings.base import Embeddings
 from asyncdistil.models.sdk import require
 from asyncdistil.steps.embedding import EmbeddingStep
 from asyncdistil.steps.global_step import GlobalStep
+from asyncdistil.steps.matrix import matrix_of
 from asyncdistil.typing import StepColumns, StepInput, StepOutput
 
 
@@ -149,10 +150,9 @@ class FaissNearestNeighbour(GlobalStep):
         Raises:
             DataError: Embeddings are of different lengths.
         """
-        numbers = [number for number, row in enumerate(inputs) if row["embedding"] is not None]
+        numbers, vectors = matrix_of(self, inputs, "embedding")
         found: dict[int, tuple[list[int], list[float]]] = {}
         if numbers:
-            vectors = self._matrix([inputs[number]["embedding"] for number in numbers])
             index = self._index(vectors)
             found = dict(self._neighbours(index, vectors, numbers))
             self.save_artifact(
@@ -165,17 +165,6 @@ class FaissNearestNeighbour(GlobalStep):
             indices, scores = found.get(number, ([], []))
             rows.append({**row, "nn_indices": indices, "nn_scores": scores})
         yield rows
-
-    def _matrix(self, embeddings: list[Any]) -> Any:
-        import numpy as np
-
-        lengths = {len(one) for one in embeddings}
-        if len(lengths) > 1:
-            raise DataError(
-                f"step {self.name!r} got embeddings of lengths {sorted(lengths)}: one model's "
-                "vectors have one length"
-            )
-        return np.array(embeddings, dtype=np.float32)
 
     def _index(self, vectors: Any) -> Any:
         metric = self._faiss.METRIC_L2 if self.metric_type is None else self.metric_type
