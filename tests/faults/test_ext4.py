@@ -15,7 +15,8 @@ import pytest
 
 from asyncdistil.log import LocalFiles, Store
 from asyncdistil.testing import ext4
-from asyncdistil.testing.faults import NAME, Life, PowerCut, read_back, small_reserve
+from asyncdistil.testing.disk import PowerCut
+from asyncdistil.testing.faults import NAME, Life, read_back, small_reserve
 
 CUTS_PER_LIFE = 10
 

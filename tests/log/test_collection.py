@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from asyncdistil.batch import (
     StepName,
 )
 from asyncdistil.codec import encode_rows
-from asyncdistil.errors import CorruptRecord, StorageError, StoreLocked
+from asyncdistil.errors import CorruptRecord, StoreLocked
 from asyncdistil.log import Files, LocalFiles, SegmentWriter, Store, StoreReader
 from asyncdistil.log.collection import Survey, collect
 from asyncdistil.log.events import (
@@ -40,7 +40,7 @@ from asyncdistil.log.events import (
 from asyncdistil.log.history import COLLECTED, read_history
 from asyncdistil.log.names import commit_path, store_root
 from asyncdistil.log.pins import Pins, pins_path, read_pins, write_pins
-from asyncdistil.testing.disk import MemoryDisk
+from asyncdistil.testing.disk import MemoryDisk, PowerCut, interrupted
 from asyncdistil.testing.faults import DyingFiles, in_child, small_reserve
 
 CACHE = Path("/cache")
@@ -432,13 +432,13 @@ def test_pins_survive_a_power_cut_whole() -> None:
             nonlocal countdown
             countdown -= 1
             if countdown < 0:
-                raise PowerCutNow
+                raise PowerCut
 
         disk.before = before
         try:
             write_pins(ROOT, Pins(everything=True), disk)
             whole = True
-        except PowerCutNow:
+        except PowerCut:
             whole = False
         found = read_pins(ROOT, disk.after_power_cut(rng))
         assert found == Pins(everything=True) or (not whole and found == Pins(runs=(run_id(1),)))
@@ -489,32 +489,6 @@ def test_a_segment_with_damaged_rows_stays_as_it_is() -> None:
 # --- kills, power cuts, a disk that refuses -------------------------------------------------------
 
 
-class PowerCutNow(BaseException):
-    """Stops the world."""
-
-
-def interrupted(
-    disk: MemoryDisk, act: int, work: Callable[[], object], error: BaseException
-) -> bool:
-    """Do some work whose ``act``-th act on the disk raises; whether it came so far."""
-    countdown = act
-
-    def before(_act: str, _path: Path) -> None:
-        nonlocal countdown
-        countdown -= 1
-        if countdown == 0:
-            raise error
-
-    disk.before = before
-    try:
-        work()
-    except (PowerCutNow, StorageError):
-        return True
-    finally:
-        disk.before = lambda _act, _path: None
-    return countdown <= 0
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_a_power_cut_at_any_act_of_a_collection_loses_nothing_that_is_kept(seed: int) -> None:
     rng = random.Random(100 + seed)
@@ -526,7 +500,7 @@ def test_a_power_cut_at_any_act_of_a_collection_loses_nothing_that_is_kept(seed:
     while True:
         act += 1
         disk = prototype.after_process_death()
-        cut = interrupted(disk, act, lambda d=disk: collect(CACHE, "p", gone, d), PowerCutNow())
+        cut = interrupted(disk, act, lambda d=disk: collect(CACHE, "p", gone, d), PowerCut())
         if not cut:
             break
         for _ in range(3):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from asyncdistil.batch import (
     StepName,
 )
 from asyncdistil.codec import encode_rows
-from asyncdistil.errors import StorageError
 from asyncdistil.log import LocalFiles, SegmentWriter, Store, StoreReader, store_root
 from asyncdistil.log.checking import check
 from asyncdistil.log.collection import collect
@@ -39,7 +37,7 @@ from asyncdistil.log.history import COLLECTED
 from asyncdistil.log.pack import PackReader, PackWriter
 from asyncdistil.log.portable import portable, write_store
 from asyncdistil.log.taking_in import TakenIn, take_in
-from asyncdistil.testing.disk import MemoryDisk
+from asyncdistil.testing.disk import MemoryDisk, PowerCut, interrupted
 from asyncdistil.testing.faults import DyingFiles, in_child, small_reserve
 
 CACHE = Path("/cache")
@@ -48,10 +46,6 @@ SOURCE, STEP = Digest(b"g" * 16), Digest(b"s" * 16)
 DATA, KEY = Digest(b"d" * 16), Digest(b"k" * 16)
 DATASET = b"rows as Arrow has them" * 50
 FILE = f"exports/{SECOND}/{'b' * 32}-0.arrow"
-
-
-class PowerCutNow(BaseException):
-    """Stops the world."""
 
 
 @pytest.fixture(scope="module")
@@ -180,28 +174,7 @@ def test_a_run_that_is_here_in_part_is_filled_up_and_nothing_of_it_doubled(pack:
     assert lost not in {lsn for lsn, _ in Store.open(CACHE, "p", files=disk).commits(STEP)}
 
 
-def interrupted(
-    disk: MemoryDisk, act: int, work: Callable[[], object], error: BaseException
-) -> bool:
-    countdown = act
-
-    def before(_act: str, _path: Path) -> None:
-        nonlocal countdown
-        countdown -= 1
-        if countdown == 0:
-            raise error
-
-    disk.before = before
-    try:
-        work()
-    except (PowerCutNow, StorageError):
-        return True
-    finally:
-        disk.before = lambda _act, _path: None
-    return countdown <= 0
-
-
-@pytest.mark.parametrize("error", [PowerCutNow(), OSError(28, "No space left on device")], ids=repr)
+@pytest.mark.parametrize("error", [PowerCut(), OSError(28, "No space left on device")], ids=repr)
 def test_an_import_that_is_cut_short_at_any_act_counts_whole_or_not_at_all(
     pack: Path, error: BaseException
 ) -> None:
@@ -217,7 +190,7 @@ def test_an_import_that_is_cut_short_at_any_act_counts_whole_or_not_at_all(
         for _ in range(3):
             after = (
                 disk.after_power_cut(rng)
-                if isinstance(error, PowerCutNow)
+                if isinstance(error, PowerCut)
                 else disk.after_process_death()
             )
             completed(CACHE, after)

@@ -14,14 +14,10 @@ import pytest
 
 from asyncdistil.errors import StorageError
 from asyncdistil.log import Store, StoreReader
-from asyncdistil.testing.disk import MemoryDisk
+from asyncdistil.testing.disk import MemoryDisk, PowerCut
 
 STATES = int(os.environ.get("ASYNCDISTIL_POWER_LOSS_STATES", "2500"))
 CACHE = Path("/cache")
-
-
-class PowerCutNow(BaseException):
-    """Stops the world; no handler of an `Exception` may see it."""
 
 
 class Life:
@@ -43,13 +39,13 @@ class Life:
             nonlocal countdown
             countdown -= 1
             if countdown < 0:
-                raise PowerCutNow
+                raise PowerCut
 
         self.disk.before = before
         try:
             while True:
                 self.session()
-        except PowerCutNow:
+        except PowerCut:
             pass
 
     def session(self) -> None:
@@ -226,10 +222,10 @@ def test_names_of_directories_that_an_earlier_try_made_are_synced_by_the_next(
             left -= what == "fsync_dir"
             if left == 0:
                 left = -1
-                raise OSError(errno.EIO, "no") if act == "fsync_dir" else PowerCutNow
+                raise OSError(errno.EIO, "no") if act == "fsync_dir" else PowerCut
 
         disk.before = end
-        with suppress(StorageError, PowerCutNow):
+        with suppress(StorageError, PowerCut):
             store = Store.open(CACHE, "p", files=disk)
             kit.writer(store, disk).commit(1)
         if left > 0:

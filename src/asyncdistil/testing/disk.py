@@ -17,7 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asyncdistil.errors import StorageError
+
 SECTOR_BYTES = 512
+
+
+class PowerCut(BaseException):
+    """Stops the world; no handler of an `Exception` may see it."""
 
 
 @dataclass(slots=True)
@@ -288,3 +294,36 @@ def _survivor(inode: _Inode, rng: random.Random, greed: float) -> _Inode:
     stored = bytearray(inode.stored)
     _store(stored, inode, kept, max(length, synced))
     return _Inode(bytearray(stored), stored)
+
+
+def interrupted(
+    disk: MemoryDisk, act: int, work: Callable[[], object], error: BaseException
+) -> bool:
+    """Do some work on a disk, whose ``act``-th act on it raises.
+
+    Args:
+        disk: What the work changes.
+        act: Counted from 1.
+        work: Done until it ends, or until it is stopped by ``error`` as a power cut or as an error
+            of storage that came of it.
+        error: What the act raises: `PowerCut`, or an `OSError` by which the disk refuses.
+
+    Returns:
+        Whether the work came to that act.
+    """
+    countdown = act
+
+    def before(_act: str, _path: Path) -> None:
+        nonlocal countdown
+        countdown -= 1
+        if countdown == 0:
+            raise error
+
+    disk.before = before
+    try:
+        work()
+    except (PowerCut, StorageError):
+        return True
+    finally:
+        disk.before = _no_fault
+    return countdown <= 0

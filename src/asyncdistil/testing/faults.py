@@ -33,16 +33,13 @@ from asyncdistil.log.events import Commit, StepDef
 from asyncdistil.log.view import StoreView
 from asyncdistil.memo import Key, Memo
 from asyncdistil.supervisor.memo_sync import MemoSync
+from asyncdistil.testing.disk import PowerCut
 
 NAME = "a life"
 LINEAGE = Digest(b"lineage of faults"[:16])
 RUN = RunId("f" * 32)
 
 _LONG_TEXT = "x" * 1500  # a row over several sectors
-
-
-class PowerCut(BaseException):
-    """Stops the world; no handler of an `Exception` may see it."""
 
 
 def rows_of(number: int, rows: int) -> list[Row]:
