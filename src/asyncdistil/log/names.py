@@ -70,4 +70,4 @@ def _label(root: Path) -> str | None:
 
 def commit_path(root: Path, number: int) -> Path:
     """A commit-log file."""
-    return root / "commits" / f"{number:010d}.adc"
+    return root / f"commits/{number:010d}.adc"

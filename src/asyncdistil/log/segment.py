@@ -43,17 +43,18 @@ _CACHED_BYTES = 32 << 20
 
 def segment_path(root: Path, lineage: bytes, segment: int) -> Path:
     """Where the store at ``root`` keeps a segment."""
-    return root / "segments" / lineage.hex() / f"{segment:010d}.ads"
+    return root / f"segments/{lineage.hex()}/{segment:010d}.ads"
 
 
 def segment_files(root: Path, files: Files) -> Iterator[tuple[int, Path]]:
     """Every segment file of a store, by its number; scans the directories."""
     top = root / "segments"
     for lineage in files.listdir(top):
-        for name in files.listdir(top / lineage):
+        folder = top / lineage
+        for name in files.listdir(folder):
             stem, _, ending = name.partition(".")
             if ending == "ads" and stem.isdecimal():
-                yield int(stem), top / lineage / name
+                yield int(stem), folder / name
 
 
 class SegmentWriter:

@@ -59,31 +59,34 @@ class MemoryDisk:
         self.before: Callable[[str, Path], None] = _no_fault
         self.capacity_bytes = 1 << 62
         self.longest_write = 0
-        self._names: dict[Path, _Inode | None] = {}
-        self._stored_names: dict[Path, _Inode | None] = {}
+        # By their text: paths are slow to hash and to compare, and that is most of what is done.
+        self._names: dict[str, _Inode | None] = {}
+        self._stored_names: dict[str, _Inode | None] = {}
         self._handles: dict[int, _Handle] = {}
         self._next_fd = 1_000_000  # never a real descriptor, so a leak into os.* fails loudly
 
     def create(self, path: Path) -> int:
         """Create a file and open it."""
         self.before("create", path)
-        if path in self._names:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-        if path.parent not in self._names:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-        inode = self._names[path] = _Inode()
+        name = str(path)
+        if name in self._names:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        if _folder(name) not in self._names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        inode = self._names[name] = _Inode()
         return self._open(inode, path)
 
     def open_read(self, path: Path) -> int:
         """Open an existing file."""
-        inode = self._names.get(path)
+        name = str(path)
+        inode = self._names.get(name)
         if inode is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         return self._open(inode, path)
 
     def open_lock(self, path: Path) -> int:
         """Open a file, made if it is missing."""
-        if path not in self._names:
+        if str(path) not in self._names:
             return self.create(path)
         return self.open_read(path)
 
@@ -144,8 +147,8 @@ class MemoryDisk:
         """Store the names in a directory."""
         self.before("fsync_dir", path)
         folder = str(path)
-        for name in [n for n in self._stored_names if _folder(n) == folder]:
-            if name not in self._names:
+        for name in [n for n in self._stored_names if n not in self._names]:
+            if _folder(name) == folder:
                 del self._stored_names[name]
         for name, inode in self._names.items():
             if _folder(name) == folder:
@@ -154,29 +157,30 @@ class MemoryDisk:
     def replace(self, source: Path, target: Path) -> None:
         """Rename in the cache."""
         self.before("replace", target)
-        self._names[target] = self._names.pop(source)
+        self._names[str(target)] = self._names.pop(str(source))
 
     def unlink(self, path: Path) -> None:
         """Remove a name from the cache."""
         self.before("unlink", path)
-        self._names.pop(path, None)
+        self._names.pop(str(path), None)
 
     def make_private_dir(self, path: Path) -> bool:
         """Make a directory if it is missing."""
-        if path in self._names:
+        if str(path) in self._names:
             return False
         self.before("mkdir", path)
-        self._names[path] = None
+        self._names[str(path)] = None
         return True
 
     def exists(self, path: Path) -> bool:
         """Whether the name exists; the root always does."""
-        return path in self._names or path == path.parent
+        name = str(path)
+        return name in self._names or name == _folder(name)
 
     def listdir(self, path: Path) -> list[str]:
         """Names in a directory."""
         folder = str(path)
-        return [name.name for name in self._names if _folder(name) == folder and name.name]
+        return [base for name in self._names if _folder(name) == folder and (base := _base(name))]
 
     def try_lock(self, fd: int) -> bool:
         """Lock an inode for a descriptor."""
@@ -199,14 +203,17 @@ class MemoryDisk:
     def files(self) -> dict[Path, bytes]:
         """Every file with its content, as reads see it."""
         return {
-            path: bytes(inode.cached) for path, inode in self._names.items() if inode is not None
+            Path(name): bytes(inode.cached)
+            for name, inode in self._names.items()
+            if inode is not None
         }
 
     def put(self, path: Path, content: bytes) -> None:
         """Give a file other, durable content, as bit rot or a careless hand would."""
-        inode = self._names.get(path)
+        name = str(path)
+        inode = self._names.get(name)
         if inode is None:
-            inode = self._names[path] = self._stored_names[path] = _Inode()
+            inode = self._names[name] = self._stored_names[name] = _Inode()
         inode.cached[:] = content
         inode.stored[:] = content
         inode.dirty.clear()
@@ -233,9 +240,9 @@ class MemoryDisk:
                 inode = inodes.setdefault(id(inode), _survivor(inode, rng, greed))
             disk._names[name] = inode
         # A name whose directory did not make it is out of reach.
-        for name in sorted(disk._names, key=lambda path: len(path.parts)):
-            parent = _parent(name)
-            if parent.name and parent not in disk._names:
+        for name in sorted(disk._names, key=lambda name: name.count("/")):
+            folder = _folder(name)
+            if _base(folder) and folder not in disk._names:
                 del disk._names[name]
         disk._stored_names = dict(disk._names)
         return disk
@@ -263,13 +270,15 @@ class MemoryDisk:
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _parent(name: Path) -> Path:
+def _folder(name: str) -> str:
     """Directory of a name; asked for every name again and again."""
-    return name.parent
+    return os.path.dirname(name) or "."
 
 
-def _folder(name: Path) -> str:
-    return str(_parent(name))
+@functools.lru_cache(maxsize=1 << 14)
+def _base(name: str) -> str:
+    """Name within its directory; empty for the root."""
+    return os.path.basename(name)
 
 
 def _store(target: bytearray, inode: _Inode, sectors: set[int], length: int) -> None:
