@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
 import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,7 @@ from asyncdistil.models import OpenAILLM
 from asyncdistil.pipeline import Pipeline
 from asyncdistil.steps import KeepColumns, LoadDataFromDicts
 from asyncdistil.steps.tasks import EmbeddingTaskGenerator, TextClustering, TextGeneration
+from asyncdistil.supervisor import shell
 from asyncdistil.testing.model_server import ModelServer
 
 CANARY = "sk-canary-77d0e3b1"
@@ -98,6 +105,45 @@ def test_a_run_that_does_not_wait_stops_saying_how_to_go_on_and_the_next_one_fet
         served = len(server.requests)
         assert generations(pipeline_of(cache, server, poll=None)) == found
         assert len(server.requests) == served
+
+
+@contextmanager
+def interrupted_while_it_waits(server: ModelServer) -> Iterator[None]:
+    """Send an interrupt to this process once a batch of the server has been looked at."""
+    over = threading.Event()
+
+    def interrupt() -> None:
+        while not over.wait(0.01):
+            if any(batch.looks for batch in [*server.batches.batches.values()]):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_an_interrupt_does_not_wait_for_a_batch_which_stays_submitted(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever waited for what workers hold would wait for ever.
+    monkeypatch.setattr(shell, "DRAIN_SECONDS", math.inf)
+    with ModelServer() as server:
+        server.batches.looks_until_done = 2
+        with (
+            interrupted_while_it_waits(server),
+            pytest.raises(KeyboardInterrupt, match="run it again and it goes on"),
+        ):
+            pipeline_of(cache, server, poll=3600).run()
+        (record,) = (cache / "offline").glob("*.json")
+        assert json.loads(record.read_text())["state"] == "waiting"
+        report = pipeline_of(cache, server).run().report
+        assert report["resumed"]
+        assert submitted_once(server)
 
 
 def test_rows_that_came_meanwhile_are_a_batch_of_their_own(cache: Path) -> None:

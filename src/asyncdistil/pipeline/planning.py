@@ -164,6 +164,11 @@ class PreparedRun:
         """The copy of a step that belongs to this run."""
         return self._draft.steps[name]
 
+    def may_be_broken_off(self, name: StepName) -> bool:
+        """Whether a stop need not wait for the calls of a step."""
+        step = self.step(name)
+        return isinstance(step, Step) and step.may_be_broken_off
+
     @property
     def leaves(self) -> tuple[StepName, ...]:
         """Steps whose rows become the dataset, in the order of declaration."""

@@ -130,10 +130,11 @@ class Session:
         # Now, in the caller's thread: nobody else may look at the steps of the pipeline.
         self._description = _described(prepared)
         watcher = WATCHER.get()
-        self._on_turn = watcher.turn if on_turn is None and watcher is not None else on_turn
+        self._watch = watcher.turn if on_turn is None and watcher is not None else on_turn
         self._shell: Shell | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: AsyncDistilError | None = None
+        self._stopping = False
         self._lock = threading.Lock()
         self._finished: Finished | None = None
         self.run: RunId | None = None
@@ -162,6 +163,15 @@ class Session:
     def _pass_stop_on(self) -> None:
         if self._shell is not None and self._stop is not None:
             self._shell.request_stop(self._stop)
+            self._stopping = True
+
+    def _turn(self, progress: Progress) -> None:
+        if self._stopping and self._shell is not None:
+            busy = [name for name, counters in progress.items() if counters.in_flight]
+            if all(map(self._prepared.may_be_broken_off, busy)):
+                self._shell.stop_now()
+        if self._watch is not None:
+            self._watch(progress)
 
     def _pass_stop_now_on(self) -> None:
         if self._shell is not None:
@@ -344,10 +354,9 @@ class Session:
                 _setting(self._prepared, plan, run),
                 in_flight=in_flight,
                 on_rows=self._on_rows,
-                on_turn=self._on_turn,
+                on_turn=self._turn,
             )
-            if self._stop is not None:
-                self._shell.request_stop(self._stop)
+            self._pass_stop_on()
             return await self._shell.run()
 
 

@@ -96,6 +96,14 @@ class Step(BaseStep):
         parameters = inspect.signature(self.process).parameters.values()
         return any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
+    @property
+    def may_be_broken_off(self) -> bool:
+        """Whether a call that is broken off, whenever that is, costs nothing to make again.
+
+        A stopping run does not wait for such a call.
+        """
+        return False
+
     def operational_fields(self) -> frozenset[str]:
         """The batch size, where rows don't depend on it."""
         return frozenset() if self.kind() == "batch" else frozenset({"input_batch_size"})

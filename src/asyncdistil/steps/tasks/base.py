@@ -365,6 +365,13 @@ class Task(BaseTask, Step):
         return super().kind()
 
     @property
+    def may_be_broken_off(self) -> bool:
+        """While it waits for a provider's batch, whose records say how far it is."""
+        # One that does not wait ends by itself, and what it submits meanwhile is wanted tomorrow.
+        waits = getattr(self.llm, "offline_batch_generation_block_until_done", None) is not None
+        return waits and bool(getattr(self.llm, "use_offline_batch_generation", False))
+
+    @property
     def asynchronous(self) -> bool:
         """Whether rows are asked about by `aprocess`: the model takes many inputs at once."""
         if not self._own_process():
