@@ -19,6 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from asyncdistil.models.identity import public_url
 from asyncdistil.models.retry import RequestFailed, Trouble, judge_status, unavailable, unreadable
+from asyncdistil.redaction import Redaction
 
 if TYPE_CHECKING:
     import aiohttp
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 _MAX_ERROR_CHARS = 64 * 1024
 _CONNECT_SECONDS = 30.0
-_HIDDEN = "[secret]"
 
 
 class HttpReply(NamedTuple):
@@ -72,7 +72,7 @@ class HttpClient:
             "Accept-Encoding": "gzip, deflate",
             **headers,
         }
-        self._secrets = tuple(secret for secret in secrets if secret)
+        self._redaction = Redaction(secrets)
         self._max_reply_bytes = max_reply_bytes
         self._proxy = _proxy_for(base_url)
         # A session belongs to the loop that it was made on.
@@ -85,9 +85,7 @@ class HttpClient:
 
     def hide(self, text: str) -> str:
         """``text`` without secrets, those that a service echoes included."""
-        for secret in self._secrets:
-            text = text.replace(secret, _HIDDEN)
-        return text
+        return self._redaction(text)
 
     async def post(
         self, path: str, body: bytes, *, timeout_seconds: float, content_type: str = ""

@@ -23,6 +23,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from asyncdistil.errors import DataError
 from asyncdistil.mixins.runtime_parameters import secret_class
 from asyncdistil.pipeline.parsing import Format, check_bounds
+from asyncdistil.redaction import Redaction
 
 if TYPE_CHECKING:
     from asyncdistil.pipeline.pipeline import Pipeline
@@ -37,7 +38,6 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _URL_WITH_PASSWORD = re.compile(r"(\w+://)[^/\s@]*:[^/\s@]*@(\S+)")
-_HIDDEN = "**********"
 
 
 # --- writing ----------------------------------------------------------------------------------
@@ -81,8 +81,8 @@ def dumped(pipeline: Pipeline) -> dict[str, Any]:
             f"pipeline {pipeline.name!r} can't be written to a file: {listed}. Keep it as a "
             "script, or give these steps values that a file can hold"
         )
-    secrets = {text for step in pipeline.steps.values() for text in step.secrets() if text}
-    shown: dict[str, Any] = _without(data, tuple(sorted(secrets, key=len, reverse=True)))
+    secrets = [text for step in pipeline.steps.values() for text in step.secrets()]
+    shown: dict[str, Any] = _without(data, Redaction(secrets))
     return shown
 
 
@@ -218,17 +218,15 @@ def _plain(value: Any, where: str, problems: list[Problem]) -> Any:
     return None
 
 
-def _without(value: Any, secrets: tuple[str, ...]) -> Any:
+def _without(value: Any, redact: Redaction) -> Any:
     """Hide known secrets wherever they stand, however they came there."""
     match value:
         case str():
-            for secret in secrets:
-                value = value.replace(secret, _HIDDEN)
-            return value
+            return redact(value)
         case dict():
-            return {key: _without(item, secrets) for key, item in value.items()}
+            return {key: _without(item, redact) for key, item in value.items()}
         case list():
-            return [_without(item, secrets) for item in value]
+            return [_without(item, redact) for item in value]
     return value
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from asyncdistil.batch import Failure, Row
+from asyncdistil.redaction import Redaction
 
 _DETAIL_BYTES = 16 * 1024
 _MESSAGE_CHARS = 2000
-REDACTED = "**********"
 
 
 class FailedRow(NamedTuple):
@@ -51,7 +51,7 @@ def describe_failure(
     Args:
         error: What was raised.
         attempts: Tries made, at least 1.
-        secrets: Texts to strike out of message and detail.
+        secrets: Texts to strike out of message and detail, see `Redaction`.
         detail: What to keep instead of the traceback, such as the raw reply of a model.
     """
     kind = type(error)
@@ -62,10 +62,8 @@ def describe_failure(
     if not detail:
         # Without source context of local variables: they may hold secrets.
         detail = "".join(traceback.format_exception(error))
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, REDACTED)
-            detail = detail.replace(secret, REDACTED)
+    redact = Redaction(secrets)
+    text, detail = redact(text), redact(detail)
     tail = detail.encode("utf-8", "replace")[-_DETAIL_BYTES:].decode("utf-8", "ignore")
     # The record is encoded as UTF-8, which has no lone surrogates.
     text = text[:_MESSAGE_CHARS].encode("utf-8", "replace").decode("utf-8")

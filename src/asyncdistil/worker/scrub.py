@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterable, Mapping
 
 from asyncdistil.batch import Failure
+from asyncdistil.redaction import Redaction
 
 _NAMES_OF_SECRETS = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
-_REDACTED = "**********"
 _LEAST_CHARS = 8
 """Shorter values, such as ``1`` or ``false``, are settings and occur in any text."""
 _DETAIL_CHARS = 16 * 1024
 
 
 class Scrubber:
-    """Replaces known secrets in text."""
+    """Replaces known secrets in text, see `Redaction`."""
 
     def __init__(self, environment: Mapping[str, str], secrets: Iterable[str] = ()) -> None:
         """Learn the values of variables whose names speak of secrets, and those of ``secrets``."""
@@ -24,20 +24,15 @@ class Scrubber:
             for name, value in environment.items()
             if len(value) >= _LEAST_CHARS and _NAMES_OF_SECRETS.search(name)
         }
-        self.secrets: list[str] = []
-        self.learn([*found, *secrets])
+        self._redaction = Redaction([*found, *secrets])
 
     def learn(self, secrets: Iterable[str]) -> None:
         """Add secrets; empty ones are ignored."""
-        # Longest first, because one secret may be the beginning of another.
-        self.secrets = sorted({*self.secrets, *filter(None, secrets)}, key=len, reverse=True)
+        self._redaction = Redaction([*self._redaction.secrets, *secrets])
 
     def text(self, text: str) -> str:
         """Return the text without secrets, and fit for UTF-8."""
-        for secret in self.secrets:
-            if secret in text:
-                text = text.replace(secret, _REDACTED)
-        return text.encode("utf-8", "replace").decode("utf-8")
+        return self._redaction(text).encode("utf-8", "replace").decode("utf-8")
 
     def failure(self, failure: Failure) -> Failure:
         """Return the record without secrets, its detail cut to the last 16 Ki characters."""
@@ -52,6 +47,5 @@ class Scrubber:
         """Turn an exception into a record without secrets."""
         from asyncdistil.steps.rows import describe_failure
 
-        return self.failure(
-            describe_failure(error, attempts=max(1, attempts), secrets=self.secrets)
-        )
+        secrets = self._redaction.secrets
+        return self.failure(describe_failure(error, attempts=max(1, attempts), secrets=secrets))

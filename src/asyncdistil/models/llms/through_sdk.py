@@ -20,6 +20,7 @@ from asyncdistil.models.llms.remote import RemoteLLM
 from asyncdistil.models.loop import PerLoop
 from asyncdistil.models.structured import Structure
 from asyncdistil.models.typing import FormattedInput
+from asyncdistil.redaction import Redaction
 
 
 class SdkLLM(RemoteLLM):
@@ -73,7 +74,7 @@ class SdkLLM(RemoteLLM):
         return {**state, "__pydantic_private__": private}
 
     def _hide(self, text: str) -> str:
-        return text.replace(self._secret, "[secret]") if self._secret else text
+        return Redaction([self._secret])(text)
 
     @property
     def _service_name(self) -> str:
