@@ -115,6 +115,13 @@ def load_module(tmp_path: Path) -> Iterator[Callable[..., ModuleType]]:
         sys.modules.pop(name, None)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_was_there_before() -> None:
+    """Keep it out of the collections that follow each test: they take longer than most tests."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(tmp_path: Path, journal: Journal) -> Iterator[None]:
     """No process, no thread, no lock, no temporary file, no descriptor outlives a run."""
