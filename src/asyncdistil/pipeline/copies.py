@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from asyncdistil.mixins import HasRuntimeParameters
+from asyncdistil.steps.base import BaseStep
 
+_S = TypeVar("_S", bound=BaseStep)
 _P = TypeVar("_P", bound=HasRuntimeParameters)
 
 
@@ -20,6 +22,11 @@ def own_copy(original: _P) -> _P:
     for name in type(twin).model_fields:
         fields[name] = _separate(fields[name])
     return twin
+
+
+def without_cache(step: _S) -> _S:
+    """Copy a step as one that takes nothing that other runs stored, answers of models neither."""
+    return step.model_copy(update={"use_cache": False})
 
 
 def _separate(value: Any) -> Any:

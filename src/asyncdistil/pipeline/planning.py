@@ -29,6 +29,7 @@ from asyncdistil.graph import (
     columns_out,
 )
 from asyncdistil.log.events import Retry
+from asyncdistil.pipeline.copies import without_cache
 from asyncdistil.pipeline.draft import Draft, draft
 from asyncdistil.pipeline.options import Budget, RunOptions
 from asyncdistil.pipeline.payload import packed
@@ -149,6 +150,10 @@ class PreparedRun:
     def named(self, name: StepName) -> Named:
         """What names a step."""
         return self._steps[name]
+
+    def ask_anew(self, name: StepName) -> None:
+        """Have a step take nothing that other runs stored; for a plan that is not made yet."""
+        self._draft.steps[name] = without_cache(self._draft.steps[name])
 
     @property
     def docstrings(self) -> Iterable[str | None]:
@@ -327,8 +332,7 @@ class _Naming:
         ]
         digest, definition = lineage(identity, name=name, edges=edges, parents=parents)
         if self._all_anew or name in self._tainted:
-            # The worker sees by this that the step may not be served from the memo either.
-            step.__dict__["use_cache"] = False
+            made.steps[name] = without_cache(step)
         self.steps[name] = Named(identity, step.code(), digest, definition, self._reuse(name))
 
     def _name_router(self, source: StepName) -> None:

@@ -150,8 +150,7 @@ def prepare_retry(pipeline: Pipeline, options: RunOptions, wish: Wish) -> Prepar
         rows = chosen_rows(stored, wish.step, condition, anew=wish.anew)
         mended = stored.plan
     if wish.anew and rows:
-        # The worker sees by this that answers of other runs must not stand for new ones.
-        changed.step(StepName(wish.step)).__dict__["use_cache"] = False
+        changed.ask_anew(StepName(wish.step))
     retry = Retry(
         base=base.run,
         request=_request(base.run, wish, again),
