@@ -8,11 +8,20 @@ from typing import Annotated
 import typer
 
 from asyncdistil import __version__
-from asyncdistil.cli.completion import stored_names
 from asyncdistil.cli.ending import told
 from asyncdistil.cli.keeping import cache
 from asyncdistil.cli.menu import Menu
-from asyncdistil.cli.options import CacheDir, Debug, Json
+from asyncdistil.cli.options import (
+    Arguments,
+    CacheDir,
+    Debug,
+    Json,
+    Param,
+    Script,
+    Stored,
+    Verbose,
+    Which,
+)
 
 app = typer.Typer(
     name="asyncdistil",
@@ -25,30 +34,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cache, name="cache")
-
-Script = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SCRIPT_OR_YAML", help="A Python script, or a YAML file with a pipeline."
-    ),
-]
-Arguments = Annotated[list[str] | None, typer.Argument(metavar="[-- ARGS]", help="For the script.")]
-Param = Annotated[
-    list[str] | None,
-    typer.Option(metavar="STEP.KEY=VALUE", help="Set a runtime parameter; may be repeated."),
-]
-Which = Annotated[
-    str | None,
-    typer.Option("--pipeline", metavar="NAME", help="Which pipeline, if there are several."),
-]
-Stored = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN",
-        help="A pipeline's name, a run's id, or NAME@ID.",
-        autocompletion=stored_names,
-    ),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -85,31 +70,17 @@ def demo(
 
 @app.command()
 def run(
-    script: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SCRIPT_OR_YAML", help="A Python script, or a YAML file with a pipeline."
-        ),
-    ],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- ARGS]", help="For the script.")
-    ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(metavar="STEP.KEY=VALUE", help="Set a runtime parameter; may be repeated."),
-    ] = None,
+    script: Script,
+    arguments: Arguments = None,
+    param: Param = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compute everything anew; results are kept.")
     ] = False,
-    pipeline: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which pipeline, if there are several.")
-    ] = None,
+    pipeline: Which = None,
     distilabel: Annotated[
         bool, typer.Option("--distilabel", help="The script imports distilabel: stand in for it.")
     ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print all that the library logs.")
-    ] = False,
+    verbose: Verbose = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -264,9 +235,7 @@ def retry(
     ] = None,
     run: Annotated[str, typer.Option(help="Id of the run, if RUN is a script.")] = "",
     pipeline: Which = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print all that the library logs.")
-    ] = False,
+    verbose: Verbose = False,
     cache_dir: CacheDir = None,
     as_json: Json = False,
     debug: Debug = False,

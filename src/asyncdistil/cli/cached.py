@@ -6,15 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.text import Text
 
-from asyncdistil.cli.ending import ExitCode, UsageError, show_json
-from asyncdistil.cli.stored import folder_of
+from asyncdistil.cli.ending import ExitCode, show_json
+from asyncdistil.cli.stored import folder_of, names_in, unknown
 from asyncdistil.cli.tables import show, size, table
 from asyncdistil.errors import CorruptRecord, LogError
 from asyncdistil.log import StoreReader, stores
@@ -100,7 +99,7 @@ def verify(name: str | None, cache_dir: Path | None, *, as_json: bool) -> None:
         CorruptRecord: Something is damaged; everything else was read nevertheless.
     """
     folder = folder_of(cache_dir)
-    names = _names(folder) if name is None else [name]
+    names = names_in(folder) if name is None else [name]
     checked: list[dict[str, Any]] = []
     for one in names:
         try:
@@ -221,16 +220,9 @@ def _run(begin: RunBegin, end: RunEnd | None) -> dict[str, Any]:
 def _opened(folder: Path, name: str) -> Iterator[StoreReader]:
     reader = StoreReader.open(folder, name)
     if reader is None:
-        names = _names(folder)
-        close = get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "`asyncdistil cache ls` lists them"
-        raise UsageError(f"nothing is stored under the name {name!r} in {folder}: {hint}")
+        raise unknown(folder, name)
     with closing(reader):
         yield reader
-
-
-def _names(folder: Path) -> list[str]:
-    return [label for _, label in stores(folder) if label is not None]
 
 
 def _files(root: Path, emit: Emit) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from contextlib import closing
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from rich.text import Text
 
 from asyncdistil.batch import RunId
 from asyncdistil.cli.ending import UsageError, show_json
-from asyncdistil.cli.stored import folder_of
+from asyncdistil.cli.stored import SHORTEST_ID, folder_of, names_in, refuse_unknown
 from asyncdistil.cli.tables import show, size, table
 from asyncdistil.errors import StorageError
-from asyncdistil.log import LocalFiles, StoreReader, store_root, stores
+from asyncdistil.log import LocalFiles, StoreReader, store_root
 from asyncdistil.log.collection import Share, Survey
 from asyncdistil.log.events import RunEnd
 from asyncdistil.log.pins import pins_path, read_pins, write_pins
@@ -30,7 +29,6 @@ _BYTES = {
     **{unit: 1024**power for power, unit in enumerate(("kib", "mib", "gib", "tib"), 1)},
 }
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
-_SHORTEST_ID = 4
 
 
 def gc(
@@ -226,26 +224,9 @@ def _amount(text: str, units: dict[str, int], option: str, such_as: str) -> floa
     return float(found[1]) * units[found[2]]
 
 
-def _names(folder: Path) -> list[str]:
-    return [label for _, label in stores(folder) if label is not None]
-
-
-def refuse_unknown(folder: Path, name: str) -> None:
-    """Make sure that something is stored under a name.
-
-    Raises:
-        UsageError: Nothing is.
-    """
-    names = _names(folder)
-    if name not in names:
-        close = get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "`asyncdistil cache ls` lists them"
-        raise UsageError(f"nothing is stored under the name {name!r} in {folder}: {hint}")
-
-
 def _resolved(folder: Path, wanted: str) -> tuple[str, RunId | None]:
     """The pipeline that is meant, and the run if one is."""
-    names = _names(folder)
+    names = names_in(folder)
     if wanted in names:
         return wanted, None
     name, at, run = wanted.rpartition("@")
@@ -255,7 +236,7 @@ def _resolved(folder: Path, wanted: str) -> tuple[str, RunId | None]:
         (candidate, one)
         for candidate in candidates
         for one in _runs(folder, candidate)
-        if len(begins) >= _SHORTEST_ID and one.startswith(begins)
+        if len(begins) >= SHORTEST_ID and one.startswith(begins)
     }
     if len(found) > 1:
         raise UsageError(f"{wanted!r} is how {len(found)} runs begin: name more of the id")

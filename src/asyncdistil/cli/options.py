@@ -1,4 +1,4 @@
-"""Options that the `cache` commands share."""
+"""Arguments and options that commands share."""
 
 from __future__ import annotations
 
@@ -30,4 +30,28 @@ OneOrAll = Annotated[
 Pinnable = Annotated[
     str, typer.Argument(metavar="NAME|RUN", help="A pipeline, a run's id, or NAME@ID.")
 ]
+Script = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SCRIPT_OR_YAML", help="A Python script, or a YAML file with a pipeline."
+    ),
+]
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="[-- ARGS]", help="For the script.")]
+Param = Annotated[
+    list[str] | None,
+    typer.Option(metavar="STEP.KEY=VALUE", help="Set a runtime parameter; may be repeated."),
+]
+Which = Annotated[
+    str | None,
+    typer.Option("--pipeline", metavar="NAME", help="Which pipeline, if there are several."),
+]
+Stored = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A pipeline's name, a run's id, or NAME@ID.",
+        autocompletion=stored_names,
+    ),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print all that the library logs.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]

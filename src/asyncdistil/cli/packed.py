@@ -7,9 +7,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from asyncdistil.cli.collected import refuse_unknown
 from asyncdistil.cli.ending import UsageError, show_json
-from asyncdistil.cli.stored import folder_of
+from asyncdistil.cli.stored import folder_of, refuse_unknown
 from asyncdistil.cli.tables import show, size
 from asyncdistil.log import LocalFiles, store_root
 from asyncdistil.log.checking import check

@@ -8,9 +8,8 @@ from typing import Any
 
 from rich.text import Text
 
-from asyncdistil.cli.collected import refuse_unknown
 from asyncdistil.cli.ending import show_json
-from asyncdistil.cli.stored import folder_of
+from asyncdistil.cli.stored import folder_of, refuse_unknown
 from asyncdistil.cli.tables import show, table
 from asyncdistil.errors import StorageError
 from asyncdistil.log import LocalFiles, store_root, stores

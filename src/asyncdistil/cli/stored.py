@@ -15,7 +15,8 @@ from asyncdistil.supervisor.stored_run import StoredRun
 if TYPE_CHECKING:
     from asyncdistil.pipeline.condition import Condition
 
-_SHORTEST_ID = 4
+SHORTEST_ID = 4
+"""Digits of a run's id that say which run it is."""
 
 
 def folder_of(cache_dir: Path | None) -> Path:
@@ -25,6 +26,28 @@ def folder_of(cache_dir: Path | None) -> Path:
     from asyncdistil.pipeline import Pipeline
 
     return Pipeline("any").cache_dir
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of the pipelines that are stored in a cache directory."""
+    return [label for _, label in stores(folder) if label is not None]
+
+
+def refuse_unknown(folder: Path, name: str) -> None:
+    """Make sure that something is stored under a name.
+
+    Raises:
+        UsageError: Nothing is.
+    """
+    if name not in names_in(folder):
+        raise unknown(folder, name)
+
+
+def unknown(folder: Path, name: str) -> UsageError:
+    """The error that nothing is stored under a name, with a hint."""
+    close = get_close_matches(name, names_in(folder), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "`asyncdistil cache ls` lists them"
+    return UsageError(f"nothing is stored under the name {name!r} in {folder}: {hint}")
 
 
 def opened_run(wanted: str, cache_dir: Path | None) -> tuple[str, StoredRun]:
@@ -42,22 +65,20 @@ def opened_run(wanted: str, cache_dir: Path | None) -> tuple[str, StoredRun]:
         UnknownRun: The pipeline has no such run.
     """
     folder = folder_of(cache_dir)
-    names = [label for _, label in stores(folder) if label is not None]
+    names = names_in(folder)
     name, at, run = wanted.rpartition("@")
     if wanted in names or not at:
         name, run = wanted, ""
     found = StoredRun.open(folder, name, run)
     if found is not None:
         return name, found
-    if not at and len(wanted) >= _SHORTEST_ID:
+    if not at and len(wanted) >= SHORTEST_ID:
         for candidate in names:
             if _has_run(folder, candidate, wanted):
                 found = StoredRun.open(folder, candidate, wanted)
                 assert found is not None
                 return candidate, found
-    close = get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "`asyncdistil cache ls` lists them"
-    raise UsageError(f"nothing is stored under the name {name!r} in {folder}: {hint}")
+    raise unknown(folder, name)
 
 
 def condition_of(text: str) -> Condition:
