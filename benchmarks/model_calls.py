@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import uvloop
 
 from asyncdistil.models import OpenAILLM
+from benchmarks.subjects.bare_loop import ask_all
+from benchmarks.subjects.workload import question
 
 if TYPE_CHECKING:
     from benchmarks.harness import Bench
@@ -48,32 +49,20 @@ def service(latency_seconds: float, sigma: float, concurrent_limit: int = 0) -> 
         process.communicate()
 
 
-def questions(count: int) -> list[list[dict[str, str]]]:
-    text = "Write one sentence about number {} and what the weather is like in spring."
-    return [[{"role": "user", "content": text.format(number)}] for number in range(count)]
-
-
 async def bare(url: str, count: int, in_flight: int) -> None:
-    pending = iter(questions(count))
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=in_flight)) as session:
-
-        async def work() -> None:
-            for messages in pending:
-                body = {"model": "m", "messages": messages, "max_tokens": 128}
-                async with session.post(f"{url}/chat/completions", json=body) as reply:
-                    assert (await reply.json())["choices"][0]["message"]["content"]
-
-        await asyncio.gather(*(work() for _ in range(in_flight)))
+    answers = await ask_all(url, map(question, range(count)), in_flight)
+    assert len(answers) == count
+    assert all(answers)
 
 
 async def ours(url: str, count: int, in_flight: int) -> None:
-    pending = iter(questions(count))
+    pending = map(question, range(count))
     llm = OpenAILLM(model="m", base_url=url, max_concurrency=in_flight)
     llm.load()
 
     async def work() -> None:
-        for messages in pending:
-            [output] = await llm.agenerate_outputs([messages])
+        for prompt in pending:
+            [output] = await llm.agenerate_outputs([[{"role": "user", "content": prompt}]])
             assert output["generations"][0]
 
     await asyncio.gather(*(work() for _ in range(in_flight)))

@@ -192,29 +192,11 @@ def recovery(directory: str, commits: int, clean: bool, turn: int = 0) -> dict[s
 
 def asks(directory: str, url: str, count: int, in_flight: int) -> dict[str, Any]:
     """The same prompts in a bare aiohttp loop that keeps the answers in a list."""
-    import asyncio
-
-    import aiohttp
     import uvloop
-
-    async def ask_all() -> list[str]:
-        pending = iter(range(count))
-        answers: list[str] = []
-        connector = aiohttp.TCPConnector(limit=in_flight)
-        async with aiohttp.ClientSession(connector=connector) as session:
-
-            async def work() -> None:
-                for number in pending:
-                    messages = [{"role": "user", "content": question(number)}]
-                    body = {"model": "m", "messages": messages, "max_tokens": 128}
-                    async with session.post(f"{url}/chat/completions", json=body) as reply:
-                        answers.append((await reply.json())["choices"][0]["message"]["content"])
-
-            await asyncio.gather(*(work() for _ in range(in_flight)))
-        return answers
+    from bare_loop import ask_all
 
     started = time.perf_counter()
-    made = uvloop.run(ask_all())
+    made = uvloop.run(ask_all(url, map(question, range(count)), in_flight))
     return {"seconds": time.perf_counter() - started, "rows": len(made)}
 
 
