@@ -109,7 +109,7 @@ class AnthropicLLM(BatchedLLM, SdkLLM):
             data = raw.http_response.content
         return [_reply(data, raw.headers.get("server", ""))]
 
-    def _batch_service(self, client: HttpClient) -> offline.BatchService:
+    def _batch_service(self, client: HttpClient) -> "offline.BatchService":
         return offline.AnthropicBatches(
             client,
             self._call,

@@ -27,10 +27,11 @@ class BatchedLLM(RemoteLLM):
     has_batches: ClassVar[bool] = True
     batch_share_of_price: ClassVar[float] = 0.5
 
-    _journal: offline.ModelJournal = PrivateAttr(default_factory=offline.ModelJournal)
+    # Made by the first batch, because only who asks for batches imports what makes them.
+    _journal: "offline.ModelJournal | None" = PrivateAttr(None)
 
     @abstractmethod
-    def _batch_service(self, client: HttpClient) -> offline.BatchService:
+    def _batch_service(self, client: HttpClient) -> "offline.BatchService":
         """The service's batches, asked by a client for long replies."""
 
     def offline_batch_generate(
@@ -66,6 +67,8 @@ class BatchedLLM(RemoteLLM):
         jobs_ids: Sequence[str],
     ) -> list[GenerateOutput]:
         gathering = offline.Gathering(self._memoized.reported)
+        if self._journal is None:
+            self._journal = offline.ModelJournal()
         twin = self.model_copy()
         twin._memoized = gathering
         key, url = self._key(), self._service_url()

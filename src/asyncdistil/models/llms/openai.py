@@ -202,7 +202,7 @@ class OpenAILLM(BatchedLLM, ChatCompletionsLLM):
         )
         return await self._answer(request, num_generations, temperature=temperature)
 
-    def _batch_service(self, client: HttpClient) -> offline.BatchService:
+    def _batch_service(self, client: HttpClient) -> "offline.BatchService":
         return offline.OpenAIBatches(client, self._call, timeout_seconds=self.timeout_seconds)
 
     def _length_field(self) -> str:
