@@ -19,7 +19,7 @@ import pytest
 from asyncdistil.testing.crash import Attempt, Scene
 
 PATIENT_SECONDS, SHORT_SECONDS = 300, 2
-"""Deadlines of a batch: one that no machine misses while it is awake, and one that is waited for."""
+"""Deadlines of a batch: one that no machine misses while awake, and one that is waited for."""
 TURN_SECONDS = 0.6
 """Within which the watchdog looks at least once."""
 ROWS = 40

@@ -228,7 +228,7 @@ class Scene:
         files = self.folder.glob(f"{self._journal.name}.*")
         return sum(path.stat().st_size for path in files) // array.array("q").itemsize
 
-    def processes(self, *, seconds: float = 10.0) -> list[int]:
+    def processes(self, *, seconds: float = _PATIENCE_SECONDS) -> list[int]:
         """Processes of this scene, once there are none or ``seconds`` have passed."""
         with suppress(TimeoutError):
             _wait(lambda: not list(self._processes()), seconds)
