@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -16,6 +17,16 @@ settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("untimed")
+
+# umap takes 25 s to compile what it then does in a hundredth of one; for the few points of tests
+# it is interpreted. Read when numba is first imported.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is there before the first test out of each later collection, and of each fork."""
+    gc.collect()
+    gc.freeze()
 
 
 def _children() -> set[psutil.Process]:

@@ -117,7 +117,7 @@ def same_number(stored: Any, given: Any) -> bool:
         return False
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(rows=drifting_rows, chunk_rows=st.integers(1, 4), shard_bytes=st.sampled_from([1, 2**20]))
 def test_every_value_of_drifting_rows_is_found_again(
     rows: list[dict[str, Any]], chunk_rows: int, shard_bytes: int

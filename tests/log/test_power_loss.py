@@ -16,7 +16,7 @@ from asyncdistil.errors import StorageError
 from asyncdistil.log import Store, StoreReader
 from asyncdistil.testing.disk import MemoryDisk, PowerCut
 
-STATES = int(os.environ.get("ASYNCDISTIL_POWER_LOSS_STATES", "2500"))
+STATES = int(os.environ.get("ASYNCDISTIL_POWER_LOSS_STATES", "1500"))
 CACHE = Path("/cache")
 
 

@@ -18,6 +18,7 @@ from asyncdistil.memo.segment import is_written, segment_numbers, segment_path
 
 Say = Callable[[str], None]
 PREIMAGE = b"x" * 200
+WRITERS = 30
 
 
 def body(writer: int, number: int) -> bytes:
@@ -72,7 +73,7 @@ def test_a_writer_killed_at_any_moment_loses_nothing_it_was_told_is_stored(
             say(str(number))
             number += 1
 
-    for writer in range(60):
+    for writer in range(WRITERS):
         child = make_child(lambda say, n=writer: work(n, say))
         for _ in range(rng.randrange(12)):
             child.line()
@@ -83,7 +84,7 @@ def test_a_writer_killed_at_any_moment_loses_nothing_it_was_told_is_stored(
     memo = Memo.open(memo_dir)
     for number in segment_numbers(LocalFiles(), memo.directory):
         assert not is_written(LocalFiles(), segment_path(memo.directory, number))
-    for writer in range(60):
+    for writer in range(WRITERS):
         number = 0
         while (found := memo.get(key(f"{writer}/{number}"), 0)) is not None:
             assert found == body(writer, number)

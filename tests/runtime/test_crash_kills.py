@@ -20,7 +20,7 @@ from asyncdistil.testing.crash import Scene, Strike
 
 SCRIPT = (Path(__file__).parent / "crash_scene.py").read_text()
 ROWS = 20_000
-MOMENTS = int(os.environ.get("ASYNCDISTIL_SOAK_KILLS", "20"))
+MOMENTS = int(os.environ.get("ASYNCDISTIL_SOAK_KILLS", "8"))
 SEED = int(os.environ.get("ASYNCDISTIL_SOAK_SEED", "1"))
 SIZES = ([50, 50, 50, 50], [50, 7, 100, 33], [100, 50, 50, 50], [33, 50, 7, 100])
 MOST_LEASES = 64
@@ -75,7 +75,7 @@ def moments() -> list[tuple[str, int]]:
 def test_a_killed_run_goes_on_with_the_same_rows_in_the_same_order(
     scene: Scene, number: int, moment: tuple[str, int]
 ) -> None:
-    sizes = SIZES[number // 3 % 4] if number % 3 else SIZES[0]
+    sizes = SIZES[number % len(SIZES)]
     options = {"rows": ROWS, "sizes": sizes}
     killed(scene, options, Strike(*moment))
 
@@ -90,9 +90,8 @@ def test_a_killed_run_goes_on_with_the_same_rows_in_the_same_order(
     nothing_is_left(scene)
 
 
-@pytest.mark.parametrize("sizes", SIZES[:2], ids=["equal sizes", "unequal sizes"])
-def test_a_run_that_never_gets_far_still_comes_to_its_end(scene: Scene, sizes: list[int]) -> None:
-    options = {"rows": 20_000, "sizes": sizes}
+def test_a_run_that_never_gets_far_still_comes_to_its_end(scene: Scene) -> None:
+    options = {"rows": 20_000, "sizes": SIZES[1]}
     held = 0
     # So far apart that no run gets from one to the next before the blow that follows its log line.
     for row in (200, 9_000, 19_000):

@@ -63,8 +63,7 @@ def says_how_to_go_on(ended: Ended) -> None:
     assert "Every finished batch is kept: run it again and it goes on from there." in ended.errors
 
 
-@pytest.mark.parametrize("name", STATUS)
-@pytest.mark.parametrize("step", ["a", "c"])
+@pytest.mark.parametrize(("name", "step"), [("SIGINT", "a"), *((name, "c") for name in STATUS)])
 def test_the_first_signal_lets_workers_finish_what_they_hold(
     scene: Scene, name: str, step: str
 ) -> None:
