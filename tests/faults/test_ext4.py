@@ -133,7 +133,7 @@ def test_a_real_file_system_that_loses_power_keeps_what_was_acknowledged(
     faults: Any, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR, "asyncdistil.memo")
-    wanted = faults.amount(smoke=10, short=40, full=150, soak=50_000)
+    wanted = faults.amount(smoke=10, short=40, full=110, soak=50_000)
     done = 0
 
     def trial(rng: random.Random) -> None:

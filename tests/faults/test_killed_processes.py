@@ -30,7 +30,7 @@ from asyncdistil.testing.faults import (
     small_reserve,
 )
 
-SHARDS = 4
+SHARDS, POINT_SHARDS = 8, 4
 ON_DISK = 0.1
 """Share of the lives on the real disk; the others are in memory, where a sync costs nothing.
 
@@ -131,11 +131,11 @@ def prepared(cache: Path, seed: int) -> Witness:
     return witness
 
 
-@pytest.mark.parametrize("shard", range(SHARDS))
+@pytest.mark.parametrize("shard", range(POINT_SHARDS))
 def test_a_kill_at_any_hit_of_any_named_point_loses_nothing_appended(
     faults: Any, tmp_path: Path, in_memory: Path, shard: int
 ) -> None:
-    wanted = faults.amount(smoke=60, short=400, full=1_200, soak=20_000) // SHARDS
+    wanted = faults.amount(smoke=60, short=240, full=1_040, soak=20_000) // POINT_SHARDS
     killed: set[tuple[str, int, int]] = set()
     names: set[str] = set()
 
@@ -204,7 +204,7 @@ def test_a_process_killed_at_any_act_on_the_disk_loses_nothing_appended(
     faults: Any, tmp_path: Path, in_memory: Path, shard: int
 ) -> None:
     """Kills follow each other: recovery is killed too, and the recovery of that, many deep."""
-    wanted = faults.amount(smoke=80, short=1_000, full=5_200, soak=1_000_000) // SHARDS
+    wanted = faults.amount(smoke=80, short=600, full=5_040, soak=1_000_000) // SHARDS
     kills = 0
 
     def trial(rng: random.Random) -> None:

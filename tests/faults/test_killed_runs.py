@@ -17,7 +17,7 @@ SCRIPT = (Path(__file__).parents[1] / "runtime" / "crash_scene.py").read_text()
 ROWS = 3_000
 SIZES = ([50, 50, 50, 50], [50, 7, 100, 33], [100, 50, 50, 50], [33, 50, 7, 100])
 KILLS_PER_RUN = 10
-SHARDS = 3
+SHARDS = 5
 MOST_LEASES = 64
 
 
@@ -60,7 +60,7 @@ def one_run(rng: random.Random, folder: Path, kills: int) -> tuple[int, list[flo
 def test_a_run_killed_ten_times_ends_with_every_row_once_and_in_order(
     faults: Any, tmp_path: Path, shard: int
 ) -> None:
-    wanted = faults.amount(smoke=3, short=12, full=54, soak=10_000) // SHARDS
+    wanted = faults.amount(smoke=5, short=10, full=50, soak=10_000) // SHARDS
     kills = 0
     outlived: list[float] = []
 

@@ -40,7 +40,7 @@ from asyncdistil.testing.faults import (
 from asyncdistil.testing.simulation import Behaviour, Memory, Segments, Simulation
 from asyncdistil.transport.messages import Result
 
-SHARDS = 4
+SHARDS, DAG_SHARDS = 4, 8
 # A failing schedule does not get simpler by shrinking, only slower to find: the seed repeats it.
 PHASES = (Phase.explicit, Phase.generate)
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -243,12 +243,12 @@ def days(draw: st.DrawFn) -> list[dict[str, Any]]:
     return [*attempts, {"seed": draw(st.integers(0, 2**32))}]
 
 
-@pytest.mark.parametrize("shard", range(SHARDS))
+@pytest.mark.parametrize("shard", range(DAG_SHARDS))
 def test_any_dag_on_any_day_ends_with_the_rows_of_a_plain_loop(
     faults: Any, borrow: Any, shard: int
 ) -> None:
     machines = borrow("supervisor/test_machine_runs.py")
-    examples = faults.amount(smoke=60, short=300, full=2_500, soak=1_000_000)
+    examples = faults.amount(smoke=240, short=800, full=10_000, soak=4_000_000) // DAG_SHARDS
     done = 0
 
     def block(number: int, size: int) -> None:

@@ -13,7 +13,7 @@ from asyncdistil.log import Store
 from asyncdistil.testing.disk import MemoryDisk
 from asyncdistil.testing.faults import NAME, Life, read_back, small_reserve
 
-SHARDS = 8
+SHARDS = 16
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def live_through_cuts(rng: random.Random, *, cuts: int, states: int) -> int:
 
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_no_power_cut_loses_or_misjudges_what_was_acknowledged(faults: Any, shard: int) -> None:
-    wanted = faults.amount(smoke=800, short=40_000, full=304_000, soak=100_000_000) // SHARDS
+    wanted = faults.amount(smoke=800, short=24_000, full=300_000, soak=100_000_000) // SHARDS
     checked = 0
 
     def trial(rng: random.Random) -> None:

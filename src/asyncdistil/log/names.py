@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from xxhash import xxh3_128_hexdigest
@@ -68,6 +69,7 @@ def _label(root: Path) -> str | None:
     return name if name_digest(name) == root.name else None
 
 
+@lru_cache(maxsize=256)  # a recovery asks for the same few files again and again
 def commit_path(root: Path, number: int) -> Path:
     """A commit-log file."""
     return root / f"commits/{number:010d}.adc"

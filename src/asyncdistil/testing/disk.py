@@ -294,6 +294,8 @@ def _store(target: bytearray, inode: _Inode, sectors: set[int], length: int) -> 
 
 
 def _survivor(inode: _Inode, rng: random.Random, greed: float) -> _Inode:
+    if not inode.dirty and len(inode.stored) == len(inode.cached):
+        return _Inode(bytearray(inode.stored), bytearray(inode.stored))
     kept = {sector for sector in inode.dirty if rng.random() < greed}
     reach = max([min((s + 1) * SECTOR_BYTES, len(inode.cached)) for s in kept], default=0)
     synced, written = len(inode.stored), len(inode.cached)
