@@ -81,6 +81,8 @@ def test_failed_rows_are_listed_chosen_and_asked_anew(
     assert "name the script" in refused.stderr
 
     (tmp_path / "mended").touch()
+    told = json.loads(invoke("retry", script, "--step", "half", "--dry-run", "--json").stdout)
+    assert [step["compute"] for step in told["steps"] if step["name"] == "half"] == [3]
     done = invoke(
         "retry",
         script,

@@ -15,6 +15,7 @@ from asyncdistil.cli.options import (
     Arguments,
     CacheDir,
     Debug,
+    DryRun,
     Json,
     Param,
     Script,
@@ -235,6 +236,7 @@ def retry(
     ] = None,
     run: Annotated[str, typer.Option(help="Id of the run, if RUN is a script.")] = "",
     pipeline: Which = None,
+    dry_run: DryRun = False,
     verbose: Verbose = False,
     cache_dir: CacheDir = None,
     as_json: Json = False,
@@ -253,6 +255,7 @@ def retry(
             where=where,
             parameters=with_ or (),
             pipeline_name=pipeline,
+            dry_run=dry_run,
             as_json=as_json,
             verbose=verbose,
         )

@@ -17,6 +17,7 @@ from asyncdistil.cli.voice import Voice, listen, stop_listening
 from asyncdistil.pipeline.watch import Watcher
 
 if TYPE_CHECKING:
+    from asyncdistil.pipeline.forecast import Forecast
     from asyncdistil.pipeline.options import RunOptions
     from asyncdistil.pipeline.pipeline import Pipeline
 
@@ -96,7 +97,11 @@ def plan(
         pipeline_name=pipeline_name,
         use_cache=use_cache,
     )
-    made = forecast(pipeline, options)
+    show_forecast(forecast(pipeline, options), as_json=as_json)
+
+
+def show_forecast(made: Forecast, *, as_json: bool) -> None:
+    """Print a forecast."""
     if as_json:
         show_json(json_ready(made.to_dict()))
     else:

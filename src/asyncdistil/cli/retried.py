@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from asyncdistil.cli.ending import UsageError, show_json
-from asyncdistil.cli.planned import reached_by
+from asyncdistil.cli.planned import reached_by, show_forecast
 from asyncdistil.cli.progress import ProgressDisplay
 from asyncdistil.cli.script import FILES, nested
 from asyncdistil.cli.stored import opened_run
@@ -33,10 +33,11 @@ def retry(
     where: str,
     parameters: Sequence[str],
     pipeline_name: str | None,
+    dry_run: bool,
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Ask rows anew and show progress; print the figures as JSON if asked to.
+    """Ask rows anew and show progress, or only say what would be asked; as JSON if asked to.
 
     Raises:
         UsageError: Nothing of the name is stored, or its steps need a script.
@@ -58,6 +59,11 @@ def retry(
     else:
         (pipeline, run), options = _stored(wanted, cache_dir), RunOptions()
     wish = Wish(run, step, where, changed(parameters, step, pipeline))
+    if dry_run:
+        from asyncdistil.pipeline.forecast import forecast_retry
+
+        show_forecast(forecast_retry(pipeline, options, wish), as_json=as_json)
+        return
     console = Console(stderr=True)
     display = ProgressDisplay(console, parameters={})
     voice = Voice(console, verbose=verbose)

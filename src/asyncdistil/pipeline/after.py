@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 
 if TYPE_CHECKING:
     from asyncdistil.distiset import Distiset
+    from asyncdistil.pipeline.forecast import Forecast
     from asyncdistil.pipeline.options import Budget, LoadGroups, OnCorruption, SyncMode
     from asyncdistil.pipeline.pipeline import Pipeline
     from asyncdistil.pipeline.retry import Wish
@@ -84,6 +85,29 @@ class AfterRuns:
 
         wish = _wish(step, where, parameters, run)
         return await runs.aretry(cast("Pipeline", self), RunOptions(**options), wish)
+
+    def plan_retry(
+        self,
+        step: str = "",
+        where: str = "",
+        parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        run: str = "",
+        **options: Unpack[RetryOptions],
+    ) -> Forecast:
+        """Say what `retry` would ask anew, compute and call; loads no model, writes nothing.
+
+        Arguments are those of `retry`.
+
+        Raises:
+            UserError: As for `retry`.
+            LogError: What is stored can't be read.
+        """
+        from asyncdistil.pipeline.forecast import forecast_retry
+        from asyncdistil.pipeline.options import RunOptions
+
+        wish = _wish(step, where, parameters, run)
+        return forecast_retry(cast("Pipeline", self), RunOptions(**options), wish)
 
     def partial(self, run: str = "") -> Distiset:
         """Return the dataset as far as it is there: while a run goes on, or after it stopped.

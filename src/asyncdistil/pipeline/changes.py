@@ -12,7 +12,7 @@ from asyncdistil.signature import ABSENT, Difference, differences, nearest
 
 if TYPE_CHECKING:
     from asyncdistil.log import StoreReader
-    from asyncdistil.pipeline.forecast import Outlook
+    from asyncdistil.pipeline.prospect import Prospect
 
 DATA = "data"
 """Component that stands for the data of a generator, which is in no lineage."""
@@ -81,12 +81,12 @@ def nearest_lineage(step: StepPlan, store: StoreReader) -> Digest | None:
     return None if found is None else stored[found]
 
 
-def changes_of(outlook: Outlook, step: StepPlan) -> tuple[Change, ...]:
+def changes_of(prospect: Prospect, step: StepPlan) -> tuple[Change, ...]:
     """Compare the key of a step, and a generator's data, with what is stored.
 
     Empty if nothing of the kind is stored, and if nothing differs.
     """
-    store = outlook.store
+    store = prospect.store
     if store is None:
         return ()
     lineage = nearest_lineage(step, store)

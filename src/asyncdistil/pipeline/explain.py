@@ -14,9 +14,9 @@ from asyncdistil.batch import Digest, Failure, Row, RowId, RowSlice, RunId, Step
 from asyncdistil.errors import GraphError
 from asyncdistil.graph.plan import StepPlan
 from asyncdistil.pipeline.changes import Change, changes_of, component_changes, nearest_lineage
-from asyncdistil.pipeline.forecast import Outlook, outlook_of
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.planning import build_plan
+from asyncdistil.pipeline.prospect import Prospect, prospect_of
 from asyncdistil.signature import read_definition
 from asyncdistil.supervisor.stored_run import StoredRun, Traced, UnknownRun
 
@@ -220,27 +220,27 @@ def explain(pipeline: Pipeline, step: str, options: RunOptions) -> Explanation:
     """
     prepared = build_plan(pipeline, options)
     with ExitStack() as opened:
-        outlook = outlook_of(prepared, opened)
-        plans = {plan.name: plan for plan in outlook.plan.steps}
+        prospect = prospect_of(prepared, opened)
+        plans = {plan.name: plan for plan in prospect.plan.steps}
         plan = plans.get(StepName(step))
         if plan is None:
             raise GraphError(f"there is no step {step!r} to explain: there are {', '.join(plans)}")
         key, _ = read_definition(plan.definition)
-        nearest = None if outlook.store is None else nearest_lineage(plan, outlook.store)
+        nearest = None if prospect.store is None else nearest_lineage(plan, prospect.store)
         return Explanation(
             step=step,
             lineage=plan.lineage.hex(),
             stored=nearest == plan.lineage,
             nearest=None if nearest is None else nearest.hex(),
-            changes=changes_of(outlook, plan),
-            causes=dict(_causes(outlook, plan, plans)),
+            changes=changes_of(prospect, plan),
+            causes=dict(_causes(prospect, plan, plans)),
             components=key["step"],
             _store=(prepared.cache_dir, prepared.name),
         )
 
 
 def _causes(
-    outlook: Outlook, step: StepPlan, plans: Mapping[StepName, StepPlan]
+    prospect: Prospect, step: StepPlan, plans: Mapping[StepName, StepPlan]
 ) -> Iterator[tuple[str, tuple[Change, ...]]]:
     """Own changes of every step above, from the top."""
     above: set[StepName] = set()
@@ -252,7 +252,7 @@ def _causes(
                 open_steps.append(plans[edge.upstream])
     for name, plan in plans.items():
         if name in above:
-            own = tuple(c for c in changes_of(outlook, plan) if not c.inherited)
+            own = tuple(c for c in changes_of(prospect, plan) if not c.inherited)
             if own:
                 yield name, own
 

@@ -8,38 +8,26 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from asyncdistil.batch import BatchRef, Digest, Lsn, Origins, Row, RowSlice, RunId, StepName
-from asyncdistil.codec import EncodedRows, content_digest, decode_rows, encode_rows
-from asyncdistil.graph.plan import RunPlan, StepKind, StepPlan
-from asyncdistil.log import StoreReader
-from asyncdistil.log.events import Commit
+from asyncdistil.batch import StepName
+from asyncdistil.graph.plan import StepKind, StepPlan
 from asyncdistil.pipeline.changes import Change, changes_of
 from asyncdistil.pipeline.history import History, Interval, history_of
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.planning import PreparedRun, build_plan
-from asyncdistil.pipeline.recall import NOTHING, recall
-from asyncdistil.pipeline.session import complete_hit, run_id_of
+from asyncdistil.pipeline.prospect import Prospect, prospect_of
+from asyncdistil.pipeline.recall import NOTHING, recall, stored_only_model
+from asyncdistil.pipeline.retry import PreparedRetry, Wish, prepare_retry, retried_dataset
+from asyncdistil.pipeline.session import complete_hit
 from asyncdistil.steps.base import BaseStep
-from asyncdistil.steps.load_dicts import LoadDataFromDicts
 from asyncdistil.supervisor.chunk import Chunk
-from asyncdistil.supervisor.rehearsal import (
-    UNWRITTEN,
-    DigestsAtHand,
-    Foreseen,
-    NothingStored,
-    Rehearsal,
-)
-from asyncdistil.supervisor.reuse import generator_chain
 
 if TYPE_CHECKING:
     from asyncdistil.pipeline.pipeline import Pipeline
-
-_FRESH = Origins("fresh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,133 +244,32 @@ def forecast(pipeline: Pipeline, options: RunOptions) -> Forecast:
         LogError: What is stored can't be read.
     """
     prepared = build_plan(pipeline, options)
-    hit = complete_hit(prepared) is not None
+    return _forecast(prepared, hit=complete_hit(prepared) is not None)
+
+
+def forecast_retry(pipeline: Pipeline, options: RunOptions, wish: Wish) -> Forecast:
+    """Say what a retry would do; starts and writes nothing.
+
+    Raises:
+        UserError: The run can't be mended so.
+        LogError: What is stored can't be read.
+    """
+    prepared = prepare_retry(pipeline, options, wish)
+    return _forecast(prepared, hit=retried_dataset(prepared) is not None)
+
+
+def _forecast(prepared: PreparedRun, *, hit: bool) -> Forecast:
     with ExitStack() as opened:
-        outlook = outlook_of(prepared, opened)
-        steps = tuple(_Teller(outlook, hit=hit).tell())
+        prospect = prospect_of(prepared, opened)
+        steps = tuple(_Teller(prospect, hit=hit).tell())
     return Forecast(
         prepared.name,
         steps,
         hit=hit,
-        resumes=outlook.resumes and not hit,
-        refusal=outlook.rehearsal.refusal,
+        resumes=prospect.resumes and not hit,
+        refusal=prospect.rehearsal.refusal,
         warnings=prepared.warnings,
     )
-
-
-class Generated(NamedTuple):
-    """What a generator will have made.
-
-    Attributes:
-        rows: All of its rows.
-        begun: How many of them an earlier run has stored.
-    """
-
-    rows: int
-    begun: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """A run that was rehearsed, and what is known beside it.
-
-    Attributes:
-        prepared: The run.
-        plan: Its plan.
-        rehearsal: How far the log carries it.
-        store: The store, or ``None`` if the pipeline never ran.
-        resumes: Whether an unfinished run would be taken up.
-        generated: Rows of generators that are known before they run, by step.
-        rows: Reads rows that are stored, or known before they are.
-    """
-
-    prepared: PreparedRun
-    plan: RunPlan
-    rehearsal: Rehearsal
-    store: StoreReader | None
-    resumes: bool
-    generated: Mapping[StepName, Generated]
-    rows: Callable[[RowSlice], list[Row]]
-
-
-def outlook_of(prepared: PreparedRun, opened: ExitStack) -> Outlook:
-    """Rehearse a run.
-
-    Args:
-        prepared: The run.
-        opened: Closes the store and its reader, when its owner is done.
-    """
-    plan = prepared.outline
-    store = StoreReader.open(prepared.cache_dir, prepared.name)
-    reader = None
-    run, resumes = RunId("0" * 32), False
-    if store is not None:
-        opened.enter_context(closing(store))
-        reader = opened.enter_context(closing(store.reader()))
-        run, resumes = run_id_of(store, plan)
-    stored = NothingStored() if store is None else store
-    coming: dict[Digest, list[Commit]] = {}
-    unwritten: dict[int, EncodedRows] = {}
-    generated: dict[StepName, Generated] = {}
-    for step in plan.steps:
-        rows = _rows_to_come(prepared, step, run, stored.step_done)
-        if rows:
-            coming[step.lineage] = list(_unwritten(step, run, rows, unwritten))
-            begun = _begun(step, run, stored.commits(step.lineage))
-            generated[step.name] = Generated(sum(map(len, rows)), begun)
-    rehearsal = Rehearsal(plan, run, Foreseen(stored, coming), DigestsAtHand(reader, unwritten))
-
-    def rows_of(part: RowSlice) -> list[Row]:
-        if part.ref.segment != UNWRITTEN:
-            assert reader is not None, "only a store has references to segments"
-            return reader.rows(part)
-        body, offsets, _ = unwritten[part.ref.offset]
-        return decode_rows(body[offsets[part.start] : offsets[part.stop]], part.rows)
-
-    return Outlook(prepared, plan, rehearsal, store, resumes, generated, rows_of)
-
-
-def _rows_to_come(
-    prepared: PreparedRun,
-    step: StepPlan,
-    run: RunId,
-    step_done: Callable[[Digest, Digest], tuple[Any, RunId] | None],
-) -> list[list[Row]]:
-    """The yields of a generator that will run and whose rows the program holds already."""
-    made = prepared.step(step.name)
-    # Exactly this class: a subclass may do anything.
-    if type(made) is not LoadDataFromDicts or step.data_identity is None:
-        return []
-    if step.reuse == "never" or prepared.options.dry_rows:
-        return []
-    done = step_done(step.lineage, step.data_identity)
-    if done is not None and (step.reuse == "any" or done[1] == run):
-        return []
-    return [rows for rows, _ in made.generate(0) if rows]
-
-
-def _begun(step: StepPlan, run: RunId, commits: Sequence[tuple[Lsn, Commit]]) -> int:
-    """Rows of a generator that the run goes on behind."""
-    assert step.data_identity is not None
-    own = [(lsn, c) for lsn, c in commits if step.reuse == "any" or c.run == run]
-    chain = generator_chain(own, step.data_identity)
-    return sum(ref.rows for _, commit in chain for ref in commit.outputs)
-
-
-def _unwritten(
-    step: StepPlan, run: RunId, batches: list[list[Row]], unwritten: dict[int, EncodedRows]
-) -> Iterator[Commit]:
-    """The commits of yields that are compared and never written."""
-    identity = step.data_identity
-    assert identity is not None
-    ordinal = 0
-    for rows in batches:
-        encoded = encode_rows(rows, step=step.name)
-        place = len(unwritten)
-        unwritten[place] = encoded
-        ref = BatchRef(UNWRITTEN, place, 0, len(rows), 0, content_digest(encoded.digests))
-        yield Commit(run, step.lineage, (), (identity,), (ref,), _FRESH, ordinal=ordinal)
-        ordinal += len(rows)
 
 
 @dataclass(slots=True)
@@ -396,27 +283,27 @@ class _Expected:
 class _Teller:
     """Puts a rehearsal into numbers and words, step by step from the top."""
 
-    def __init__(self, outlook: Outlook, *, hit: bool) -> None:
-        self._outlook = outlook
+    def __init__(self, prospect: Prospect, *, hit: bool) -> None:
+        self._prospect = prospect
         self._hit = hit
         self._out: dict[StepName, _Expected] = {}
-        self._plans = {step.name: step for step in outlook.plan.steps}
+        self._plans = {step.name: step for step in prospect.plan.steps}
         self._running: set[StepName] = set()
 
     def tell(self) -> Iterable[StepForecast]:
         """Every step, in topological order."""
-        for step in self._outlook.plan.steps:
+        for step in self._prospect.plan.steps:
             made = self._source(step) if step.kind == "generator" else self._step(step)
             if made.runs:
                 self._running.add(step.name)
             yield made
 
     def _source(self, step: StepPlan) -> StepForecast:
-        rehearsal, store = self._outlook.rehearsal, self._outlook.store
+        rehearsal, store = self._prospect.rehearsal, self._prospect.store
         history = history_of(step, store)
         came = rehearsal.output(step.name).chunks
         stored = 0
-        coming = self._outlook.generated.get(step.name)
+        coming = self._prospect.generated.get(step.name)
         pending: int | None = 0
         if coming is not None:
             stored = coming.begun
@@ -435,7 +322,7 @@ class _Teller:
             self._out[step.name] = _Expected(total, settled=settled)
             if pending == 0 and not settled:
                 pending = None  # it runs, and whether more rows come is for it to say
-        changes = changes_of(self._outlook, step)
+        changes = changes_of(self._prospect, step)
         runs = compute or pending != 0
         return StepForecast(
             name=step.name,
@@ -452,7 +339,7 @@ class _Teller:
         )
 
     def _step(self, step: StepPlan) -> StepForecast:
-        rehearsal, store = self._outlook.rehearsal, self._outlook.store
+        rehearsal, store = self._prospect.rehearsal, self._prospect.store
         history = history_of(step, store)
         missing = rehearsal.missing(step.name)
         compute = sum(chunk.rows for chunk in missing)
@@ -462,7 +349,7 @@ class _Teller:
         fresh = None if pending is None else history.out_of(compute + pending)
         total = None if fresh is None else rehearsal.rows_replayed(step.name) + fresh
         self._out[step.name] = _Expected(total, settled=settled)
-        changes = changes_of(self._outlook, step)
+        changes = changes_of(self._prospect, step)
         to_run = None if pending is None else compute + pending
         return StepForecast(
             name=step.name,
@@ -480,7 +367,7 @@ class _Teller:
 
     def _pending(self, step: StepPlan, here: int) -> int | None:
         """Input rows that are still to come, given how many are dealt with."""
-        rehearsal = self._outlook.rehearsal
+        rehearsal = self._prospect.rehearsal
         ports = []
         for edge in step.edges:
             above = self._out[edge.upstream]
@@ -504,15 +391,15 @@ class _Teller:
         rows: int | None,
         missing: Sequence[Chunk] = (),
     ) -> dict[str, Any]:
-        outlook = self._outlook
-        made = outlook.prepared.step(step.name)
+        prospect = self._prospect
+        made = prospect.prepared.step(step.name)
         per_row = _requests_per_row(made)
         if not per_row and not history.requests:
             return {}
         recalled = NOTHING
-        if step.reuse == "any" and not self._hit:
-            memo = outlook.prepared.cache_dir / "memo"
-            recalled = recall(made, missing, memo, outlook.rows, outlook.rehearsal.claims)
+        if made.use_cache and not self._hit:
+            memo = prospect.prepared.cache_dir / "memo"
+            recalled = recall(made, missing, memo, prospect.rows, prospect.rehearsal.claims)
         if rows is None:
             return {"model_calls": None, "memo_answers": recalled.answers}
         calls = math.ceil((rows - recalled.rows) * max(per_row, history.requests_per_row))
@@ -528,14 +415,16 @@ class _Teller:
     ) -> str:
         if self._hit or not computing:
             return ""
-        outlook = self._outlook
+        prospect = self._prospect
         above = [edge.upstream for edge in step.edges if edge.upstream in self._running]
         own = [change for change in changes if not change.inherited]
         if own:
             return "; ".join(change.short for change in own)
-        if outlook.store is None:
+        if prospect.store is None:
             return "the pipeline has not run yet"
-        if not outlook.prepared.options.use_cache:
+        if isinstance(prospect.prepared, PreparedRetry) and prospect.prepared.rows.get(step.name):
+            return "these rows are asked anew"
+        if not prospect.prepared.options.use_cache:
             return "use_cache=False"
         if step.reuse == "never":
             return "its results can't be told apart: it runs every time"
@@ -543,7 +432,7 @@ class _Teller:
             return "use_cache=False here or above"
         if changes:
             return ", ".join(change.short for change in changes)
-        if outlook.store.step_def(step.lineage) is None:
+        if prospect.store.step_def(step.lineage) is None:
             return "no step like it is stored"
         if above and not arrived:
             return f"rows of {', '.join(above)} are to come"
@@ -551,10 +440,10 @@ class _Teller:
             return "nothing tells what its data is: it runs every time"
         if not above and self._failed_before(step):
             return "rows that failed are tried again"
-        return "these rows were not finished" if outlook.resumes else "these rows are new"
+        return "these rows were not finished" if prospect.resumes else "these rows are new"
 
     def _failed_before(self, step: StepPlan) -> bool:
-        store = self._outlook.store
+        store = self._prospect.store
         return store is not None and any(c.failures for _, c in store.commits(step.lineage))
 
 
@@ -568,6 +457,8 @@ def _calls(step: StepPlan, missing: int, pending: int | None) -> int | None:
 
 def _requests_per_row(step: BaseStep) -> int:
     """Requests that one row takes at least, for steps that ask a model."""
+    if stored_only_model(step, "embeddings") is not None:
+        return 1  # at most: texts are sent together, and equal ones once
     if getattr(step, "llm", None) is None and getattr(step, "image_generation_model", None) is None:
         return 0
     generations = getattr(step, "num_generations", 1)

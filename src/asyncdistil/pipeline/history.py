@@ -29,7 +29,8 @@ class History:
         rows_out: Output rows, ``None`` if nothing is stored.
         seconds: In the step's code.
         requests: Answered by the service or by the memo.
-        rates: Per batch that paid: requests, tokens, cost in millionths of a US dollar.
+        rates: Per batch that paid: requests, or rows if those are more; tokens; cost in millionths
+            of a US dollar.
     """
 
     rows_in: int = 0
@@ -50,7 +51,9 @@ class History:
             self.requests += usage.requests + usage.cached
             if usage.requests:
                 tokens = usage.input_tokens + usage.output_tokens
-                self.rates.append((usage.requests, tokens, usage.cost_microusd))
+                # Where rows are sent together, a row is what a request is elsewhere.
+                paid = max(usage.requests, given - usage.cached)
+                self.rates.append((paid, tokens, usage.cost_microusd))
 
     def out_of(self, rows: int) -> int:
         """Output rows that so many input rows give; as many, if nothing is stored."""

@@ -1,7 +1,8 @@
-"""How many of a task's requests the memo would answer: the task asks a model that sends nothing.
+"""How many requests of a step the memo would answer: the step asks a model that sends nothing.
 
-The prompts are made here, by the task itself, and looked up as a worker would look them up. Models
-behind a network only: others keep no memo, and must not be loaded for a forecast.
+Prompts and texts are made here, by the step itself, and looked up as a worker would look them up,
+of language models behind a network and of embedding models that keep their vectors. Others keep
+no memo, and must not be loaded for a forecast.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from asyncdistil.batch import Row, RowSlice
 from asyncdistil.errors import LogError
@@ -19,7 +20,7 @@ from asyncdistil.memo import Key, Memo, Replies
 from asyncdistil.models import memoized
 from asyncdistil.models.reply import Reply
 from asyncdistil.steps.base import BaseStep
-from asyncdistil.steps.rows import has_failed
+from asyncdistil.steps.rows import Entry, has_failed
 from asyncdistil.steps.step import Step
 from asyncdistil.supervisor.chunk import Chunk
 from asyncdistil.supervisor.claims import Claims
@@ -64,19 +65,29 @@ def recall(
     Raises:
         LogError: Rows or memo can't be read.
     """
-    # Only models behind a network can do without being asked, and only tasks have models.
-    stored_only = getattr(getattr(step, "llm", None), "stored_only", None)
-    if not missing or stored_only is None or not (isinstance(step, Step) and step.asynchronous):
+    if not missing or not isinstance(step, Step):
         return NOTHING
-    memo = Memo.peek(memo_dir)
+    field, model = "llm", stored_only_model(step, "llm") if step.asynchronous else None
+    if model is None:
+        field, model = "embeddings", stored_only_model(step, "embeddings")
+    memo = Memo.peek(memo_dir) if model is not None else None
     if memo is None:
         return NOTHING
-    twin = step.model_copy()
-    twin.__dict__["llm"] = stored_only()
+    twin = step.model_copy(update={field: model})
     store = _Counting(Replies(memo, Reply))
     with closing(memo), _offered(store, claims), ThreadPoolExecutor(1) as thread:
         # In a thread of its own, because the caller may have a loop, as notebooks do.
         return thread.submit(asyncio.run, _asked(twin, _rows(missing, rows_of), store)).result()
+
+
+def stored_only_model(step: BaseStep, field: str) -> Any:
+    """A model that answers from the memo alone, in place of the one in a field of a step.
+
+    Returns:
+        ``None`` if there is no model, or it can't do without being asked.
+    """
+    stored_only = getattr(getattr(step, field, None), "stored_only", None)
+    return None if stored_only is None else stored_only()
 
 
 def _rows(missing: Sequence[Chunk], rows_of: Callable[[RowSlice], list[Row]]) -> Iterator[Row]:
@@ -96,7 +107,7 @@ async def _asked(task: Step, rows: Iterator[Row], store: _Counting) -> Recalled:
         store.hits = 0
         store.misses = 0
         try:
-            entry = await task.aapply(row)
+            entry = await _entry(task, row)
         except LogError:
             raise
         except Exception:
@@ -107,6 +118,14 @@ async def _asked(task: Step, rows: Iterator[Row], store: _Counting) -> Recalled:
             whole += 1
             answers += store.hits
     return Recalled(whole, answers)
+
+
+async def _entry(task: Step, row: Row) -> Entry:
+    if task.asynchronous:
+        return await task.aapply(row)
+    # Here an event loop waits for code that does not: it waits for nobody, for nobody is asked.
+    [entry] = [entry for entries in task.apply([row]) for entry in entries]
+    return entry
 
 
 class _Counting:

@@ -28,6 +28,7 @@ from asyncdistil.pipeline.condition import Condition
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.planning import PreparedRun, build_plan
 from asyncdistil.pipeline.session import Finished
+from asyncdistil.steps.base import BaseStep
 from asyncdistil.supervisor.layers import chain_of, layers_of
 from asyncdistil.supervisor.operator import NO_DIGEST
 from asyncdistil.supervisor.stored_run import StoredRun, UnknownRun
@@ -85,6 +86,10 @@ class PreparedRetry(PreparedRun):
     def outline(self) -> RunPlan:
         """The plan without the pickled steps."""
         return self._layered(payloads=False)
+
+    def step(self, name: StepName) -> BaseStep:
+        """The copy of a step that computes rows of this retry."""
+        return self.changed.step(name)
 
     @property
     def rows(self) -> dict[StepName, int]:

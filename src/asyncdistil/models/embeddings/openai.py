@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from asyncdistil.batch import Usage
 from asyncdistil.models import loop, memoized
 from asyncdistil.models.embeddings.base import Embeddings
-from asyncdistil.models.embeddings.stored import Lookup
+from asyncdistil.models.embeddings.stored import Lookup, StoredVectors
 from asyncdistil.models.llms.openai import OPENAI_URL
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.retry import RequestFailed, unreadable
@@ -81,15 +81,20 @@ class OpenAIEmbeddings(Service, Embeddings):
     async def aencode(self, inputs: list[str]) -> list[list[float]]:
         """As `encode`, on the running loop."""
         await self._learn_who_answers()
-        asked = {**self._request_identity(), "model": self.model, "dimensions": self.dimensions}
-        wanted = Lookup(
-            inputs, asked, model=f"{self.provider}:{self.model}", memoized=self._memoized
-        )
+        wanted = self._look_up(inputs)
         size = self.texts_per_request
         missing = wanted.missing
         parts = [missing[start : start + size] for start in range(0, len(missing), size)]
         await asyncio.gather(*(self._encode_part(wanted, part) for part in parts))
         return wanted.vectors()
+
+    def stored_only(self) -> StoredVectors:
+        """What gives the vectors that are in the memo, and asks nobody."""
+        return StoredVectors(self.model, self._look_up)
+
+    def _look_up(self, inputs: list[str]) -> Lookup:
+        asked = {**self._request_identity(), "model": self.model, "dimensions": self.dimensions}
+        return Lookup(inputs, asked, model=f"{self.provider}:{self.model}", memoized=self._memoized)
 
     async def _encode_part(self, wanted: Lookup, texts: list[str]) -> None:
         body: dict[str, Any] = {"model": self.model, "input": texts}

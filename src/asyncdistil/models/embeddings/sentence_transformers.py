@@ -8,7 +8,7 @@ from asyncdistil.batch import Usage
 from asyncdistil.models import memoized
 from asyncdistil.models.cuda import CudaDevices
 from asyncdistil.models.embeddings.base import Embeddings
-from asyncdistil.models.embeddings.stored import Lookup
+from asyncdistil.models.embeddings.stored import Lookup, StoredVectors
 from asyncdistil.models.memoized import Memoized
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.sdk import require
@@ -100,9 +100,16 @@ class SentenceTransformerEmbeddings(Embeddings, CudaDevices):
         }
         return {**self.identity_fields(), **free}
 
+    def stored_only(self) -> StoredVectors:
+        """What gives the vectors that are in the memo, and loads nothing."""
+        return StoredVectors(self.model, self._look_up)
+
+    def _look_up(self, inputs: list[str]) -> Lookup:
+        return Lookup(inputs, self._request_identity(), model=self.model, memoized=self._memoized)
+
     def encode(self, inputs: list[str]) -> list[list[float]]:
         """One vector per text, in order; the weights are loaded when one is not stored."""
-        wanted = Lookup(inputs, self._request_identity(), model=self.model, memoized=self._memoized)
+        wanted = self._look_up(inputs)
         missing = wanted.missing
         if missing:
             if self._model is None:

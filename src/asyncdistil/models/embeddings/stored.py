@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from asyncdistil.batch import Usage
 from asyncdistil.memo import Key
-from asyncdistil.models.memoized import Memoized, book, book_cached, current_store, request_key
+from asyncdistil.models.memoized import (
+    Memoized,
+    NotStored,
+    book,
+    book_cached,
+    current_store,
+    request_key,
+)
 from asyncdistil.models.reply import Reply
 
 Vector = list[float]
@@ -118,6 +125,29 @@ class Lookup:
         """All of them, in the order of the texts."""
         # Copies: who changes the vector of one row must not change another's.
         return [list(self._vectors[text]) for text in self._texts]
+
+
+class StoredVectors:
+    """Stands in the place of a model: gives vectors that it gave before, and no others.
+
+    Attributes:
+        model_name: Of the model.
+    """
+
+    def __init__(self, model_name: str, look_up: Callable[[list[str]], Lookup]) -> None:
+        self.model_name = model_name
+        self._look_up = look_up
+
+    def encode(self, inputs: list[str]) -> list[Vector]:
+        """One vector per text, in order.
+
+        Raises:
+            NotStored: One of them is not known.
+        """
+        wanted = self._look_up(inputs)
+        if wanted.missing:
+            raise NotStored
+        return wanted.vectors()
 
 
 def _shares(total: int, sizes: Sequence[int]) -> list[int]:
