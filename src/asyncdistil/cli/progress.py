@@ -22,10 +22,10 @@ from asyncdistil.pipeline.watch import WATCHER, Watcher
 if TYPE_CHECKING:
     from asyncdistil.batch import StepName
     from asyncdistil.cli.notebook import NotebookOutput
+    from asyncdistil.pipeline.finished import Finished
     from asyncdistil.pipeline.options import RunOptions
     from asyncdistil.pipeline.pipeline import Pipeline
     from asyncdistil.pipeline.planning import PreparedRun
-    from asyncdistil.pipeline.session import Finished
     from asyncdistil.supervisor.progress import Progress, StepProgress
 
 _REFRESH_PER_SECOND = 4

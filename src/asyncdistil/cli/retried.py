@@ -43,7 +43,7 @@ def retry(
         UsageError: Nothing of the name is stored, or its steps need a script.
         UserError: The run can't be mended so.
     """
-    from asyncdistil.pipeline import run as runs
+    from asyncdistil.pipeline import again
     from asyncdistil.pipeline.options import RunOptions
     from asyncdistil.pipeline.retry import Wish
     from asyncdistil.pipeline.watch import WATCHER
@@ -70,7 +70,7 @@ def retry(
     listen(voice)
     token = WATCHER.set(display)
     try:
-        runs.retry(pipeline, options, wish)
+        again.retry(pipeline, options, wish)
     finally:
         WATCHER.reset(token)
         display.close()

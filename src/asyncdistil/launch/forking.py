@@ -53,8 +53,13 @@ class Zygote:
         self._loop.add_reader(process.sock.fileno(), self._readable)
 
     @classmethod
-    async def start(cls) -> Self:
+    async def start(cls, preloaded: Sequence[str] = ()) -> Self:
         """Start a zygote, without waiting until it has imported everything.
+
+        Args:
+            preloaded: Modules that it imports besides those that every worker needs. None of them
+                may hold a user's code: a fork would hand on what that did. If one starts a
+                thread, nothing is forked.
 
         Raises:
             WorkerError: It could not be started, or this is not Linux.
@@ -62,7 +67,9 @@ class Zygote:
         if sys.platform != "linux":
             raise WorkerError("a zygote needs Linux: start workers without one")
         module = "asyncdistil.launch.zygote"
-        process = start(module, "zygote", socket.SOCK_SEQPACKET, None, (), None, None)
+        process = start(
+            module, "zygote", socket.SOCK_SEQPACKET, None, (), None, None, arguments=preloaded
+        )
         return cls(process)
 
     @property

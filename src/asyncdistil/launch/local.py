@@ -70,11 +70,22 @@ def start(
     extra_fds: Sequence[int],
     env: Mapping[str, str] | None,
     on_line: Callable[[LogLine], None] | None,
+    arguments: Sequence[str] = (),
 ) -> WorkerProcess:
-    """As `spawn`, for any kind of socket; must run on a loop's thread."""
+    """As `spawn`, for any kind of socket; ``argv`` ends with ``arguments``.
+
+    Must run on a loop's thread.
+    """
     with ExitStack() as cleanup, described(name):
         ends = cleanup.enter_context(Ends(kind))
-        child = _exec(module, ends.theirs.fileno(), segment_fd, extra_fds, ends.output_write, env)
+        child = _exec(
+            (module, arguments),
+            ends.theirs.fileno(),
+            segment_fd,
+            extra_fds,
+            ends.output_write,
+            env,
+        )
         ours, read_end = ends.keep()
     process = WorkerProcess(child.pid, ours, OutputReader(read_end, on_line or log_lines(name)))
     watch_child(process, child.poll)
@@ -138,17 +149,18 @@ def described(name: str) -> Iterator[None]:
 
 
 def _exec(
-    module: str,
+    program: tuple[str, Sequence[str]],
     sock_fd: int,
     segment_fd: int | None,
     extra_fds: Sequence[int],
     output_fd: int,
     env: Mapping[str, str] | None,
 ) -> subprocess.Popen[bytes]:
+    module, arguments = program
     passed = [sock_fd, *([] if segment_fd is None else [segment_fd]), *extra_fds]
     numbers = [sock_fd, -1 if segment_fd is None else segment_fd, os.getpid(), *extra_fds]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", module, *map(str, numbers)],
+        [sys.executable, "-P", "-m", module, *map(str, numbers), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output_fd,
         stderr=output_fd,

@@ -25,13 +25,17 @@ class PreparedLauncher:
         self._zygote = zygote
 
     @classmethod
-    async def start(cls) -> Self:
-        """Prepare for spawning; returns before the zygote has imported anything."""
+    async def start(cls, preloaded: Sequence[str] = ()) -> Self:
+        """Prepare for spawning; returns before the zygote has imported anything.
+
+        Args:
+            preloaded: What the workers will import, as for `Zygote.start`.
+        """
         zygote = None
         if sys.platform == "linux" and os.environ.get(FORK_VARIABLE) != "0":
             # Without one everything works, only slower.
             with suppress(WorkerError):
-                zygote = await Zygote.start()
+                zygote = await Zygote.start(preloaded)
         return cls(zygote)
 
     async def spawn(

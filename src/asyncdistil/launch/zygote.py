@@ -174,23 +174,25 @@ class _Zygote:
 
 
 def main() -> None:
-    """Serve; ``argv`` holds the control socket, -1, and the supervisor's pid."""
+    """Serve; ``argv`` holds the control socket, -1, the supervisor's pid, and what to import."""
+    # Imports make hardly any garbage: looking for it takes a tenth of their time.
+    gc.disable()
     control_fd, _, supervisor = map(int, sys.argv[1:4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     follow_parent(supervisor, signal.SIGTERM)
     control = socket.socket(fileno=control_fd)
     control.set_inheritable(False)
-    for name in PRELOADED:
+    for name in (*PRELOADED, *sys.argv[4:]):
         with suppress(ImportError):
             importlib.import_module(name)
-    control.send(encode(Ready(len(os.listdir("/proc/self/task")))))
-    gc.collect()
     # Shared pages stay shared: the collector of a child does not touch what is here now.
     gc.freeze()
+    control.send(encode(Ready(len(os.listdir("/proc/self/task")))))
     job = _Zygote(control).serve()
     if job is None:
         os._exit(0)
+    gc.enable()
     sys.argv = job
     runpy.run_module(job[0], run_name="__main__", alter_sys=True)
 

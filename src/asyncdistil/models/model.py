@@ -33,6 +33,10 @@ class Model(HasRuntimeParameters, ABC):
     # after another, each with a whole batch.
     default_concurrency: ClassVar[int] = 0
 
+    # Packages that are imported when the model is loaded or first asked, and start no thread: a
+    # run imports them once, before it forks its workers.
+    libraries: ClassVar[tuple[str, ...]] = ()
+
     @property
     @abstractmethod
     def model_name(self) -> str:

@@ -85,6 +85,8 @@ class Service(Model):
     provider: ClassVar[str] = ""
     key_variable: ClassVar[str] = ""
 
+    libraries: ClassVar[tuple[str, ...]] = ("aiohttp",)
+
     _client: HttpClient | None = PrivateAttr(None)
     _endpoint: Endpoint | None = PrivateAttr(None)
     _memoized: Memoized = PrivateAttr(default_factory=Memoized)

@@ -64,11 +64,11 @@ class AfterRuns:
             RunStopped: The retry ended early; the same retry goes on from there.
             LogError: The log cannot keep its promise.
         """
-        from asyncdistil.pipeline import run as runs
+        from asyncdistil.pipeline import again
         from asyncdistil.pipeline.options import RunOptions
 
         wish = _wish(step, where, parameters, run)
-        return runs.retry(cast("Pipeline", self), RunOptions(**options), wish)
+        return again.retry(cast("Pipeline", self), RunOptions(**options), wish)
 
     async def aretry(
         self,
@@ -80,11 +80,11 @@ class AfterRuns:
         **options: Unpack[RetryOptions],
     ) -> Distiset:
         """As `retry`, in the caller's loop. Cancelling it leaves a resumable state."""
-        from asyncdistil.pipeline import run as runs
+        from asyncdistil.pipeline import again
         from asyncdistil.pipeline.options import RunOptions
 
         wish = _wish(step, where, parameters, run)
-        return await runs.aretry(cast("Pipeline", self), RunOptions(**options), wish)
+        return await again.aretry(cast("Pipeline", self), RunOptions(**options), wish)
 
     def plan_retry(
         self,

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from asyncdistil.batch import StepName
 from asyncdistil.graph.plan import StepKind, StepPlan
 from asyncdistil.pipeline.changes import Change, changes_of
+from asyncdistil.pipeline.finished import complete_hit
 from asyncdistil.pipeline.history import History, Interval, history_of
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.planning import PreparedRun, build_plan
 from asyncdistil.pipeline.prospect import Prospect, prospect_of
 from asyncdistil.pipeline.recall import NOTHING, recall, stored_only_model
 from asyncdistil.pipeline.retry import PreparedRetry, Wish, prepare_retry, retried_dataset
-from asyncdistil.pipeline.session import complete_hit
 from asyncdistil.steps.base import BaseStep
 from asyncdistil.supervisor.chunk import Chunk
 

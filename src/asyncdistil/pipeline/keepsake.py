@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from asyncdistil.errors import DataError
-from asyncdistil.steps.load_dicts import LoadDataFromDicts
-from asyncdistil.supervisor.stored_run import StoredRun
 
 if TYPE_CHECKING:
     from asyncdistil.distiset import Distiset
     from asyncdistil.pipeline.pipeline import Pipeline
+    from asyncdistil.supervisor.stored_run import StoredRun
 
     _StreamHandler = logging.StreamHandler[TextIO]
 else:
@@ -53,9 +52,13 @@ def keep_pipeline(root: Path, run: str, description: Mapping[str, Any]) -> None:
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(as_text(description, "yaml"))
-        draft.replace(folder / PIPELINE_FILE)
+        try:
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                file.write(as_text(description, "yaml"))
+            draft.replace(folder / PIPELINE_FILE)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
 
 
 def kept_pipeline(run: StoredRun) -> Pipeline:
@@ -66,6 +69,7 @@ def kept_pipeline(run: StoredRun) -> Pipeline:
             that are not asyncdistil's.
     """
     from asyncdistil.pipeline import Pipeline
+    from asyncdistil.steps.load_dicts import LoadDataFromDicts
 
     root = run.store.root
     path = folder_of_run(root, run.begin.run) / PIPELINE_FILE
@@ -137,6 +141,8 @@ def _gathered(root: Path, name: str, run: str) -> Path | None:
     target = folder_of_run(root, run) / "artifacts"
     if target.is_dir():
         return target
+    from asyncdistil.supervisor.stored_run import StoredRun  # few datasets have artifacts
+
     stored = StoredRun.open(root.parent.parent, name, run)
     if stored is None:
         return None

@@ -6,9 +6,9 @@ import logging
 
 from asyncdistil.distiset import Distiset
 from asyncdistil.distiset.citations import citations_of
+from asyncdistil.pipeline.finished import Finished
 from asyncdistil.pipeline.keepsake import furnish
 from asyncdistil.pipeline.planning import PreparedRun
-from asyncdistil.pipeline.session import Finished
 from asyncdistil.pipeline.watch import WATCHER
 
 _log = logging.getLogger("asyncdistil.pipeline")

@@ -18,20 +18,14 @@ from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 from asyncdistil.errors import DataError
+from asyncdistil.pipeline.bounds import MAX_DEPTH, MAX_VALUES, WAY_ON
 
 Format: TypeAlias = Literal["json", "yaml"]
 
 MAX_FILE_BYTES = 16 << 20
 """Largest file that is read."""
 
-MAX_VALUES = 500_000
-"""Most values of one file; a value that aliases repeat counts each time."""
-
-MAX_DEPTH = 100
-"""Most containers that may stand in each other."""
-
 _MAX_DIGITS = 4_300  # as Python's own limit; parts of base 60 take quadratic time as well
-_WAY_ON = "rows belong into a data file that a loader of the pipeline reads"
 _STUMBLES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, yaml.YAMLError)
 """What PyYAML raises: its constructors stumble over text that does not fit the tag before it."""
 
@@ -51,7 +45,7 @@ def parsed_file(path: str | os.PathLike[str], form: Format | None = None) -> Any
     with Path(path).open("rb") as file:
         content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
-        raise DataError(f"{where} is larger than {MAX_FILE_BYTES >> 20} MiB: {_WAY_ON}")
+        raise DataError(f"{where} is larger than {MAX_FILE_BYTES >> 20} MiB: {WAY_ON}")
     if form is None:
         form = "json" if Path(path).suffix == ".json" else "yaml"
     try:
@@ -79,51 +73,6 @@ def _why(error: Exception) -> str:
     if isinstance(error, ReaderError):
         return f"{error.reason}: character {error.character:#x} at position {error.position}"
     return f"a value has not the form of its type ({type(error).__name__})"
-
-
-def check_bounds(data: Any, where: str) -> None:
-    """Refuse data that would take too much of those who go through it.
-
-    Raises:
-        DataError: It is deeper than `MAX_DEPTH`, or holds itself; it has more than `MAX_VALUES`
-            values; or a text of it is no text that a file can hold.
-    """
-    left, count = [(data, 0)], 0
-    while left:
-        value, depth = left.pop()
-        count += 1
-        if count > MAX_VALUES:
-            raise DataError(f"{where} holds more than {MAX_VALUES:,} values: {_WAY_ON}")
-        if isinstance(value, str):
-            _check_text(value, where)
-            continue
-        if isinstance(value, dict):
-            inner = list(value.values())
-            for key in value:
-                if isinstance(key, str):
-                    _check_text(key, where)
-        elif isinstance(value, list | tuple):
-            inner = list(value)
-        else:
-            continue
-        if depth >= MAX_DEPTH:
-            raise DataError(
-                f"{where} is nested too deeply, or holds itself: at most {MAX_DEPTH} levels"
-            )
-        # What is refused is refused before it is spread out.
-        if len(inner) + len(left) > MAX_VALUES:
-            raise DataError(f"{where} holds more than {MAX_VALUES:,} values: {_WAY_ON}")
-        left.extend((one, depth + 1) for one in inner)
-
-
-def _check_text(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where} holds half of a surrogate pair, {text[error.start]!r}: "
-            "write the character itself"
-        ) from None
 
 
 # --- JSON -------------------------------------------------------------------------------------
@@ -166,7 +115,7 @@ class _Loader(yaml.SafeLoader):
         # Merged mappings are copied: an alias costs what it stands for.
         self._values += self._sizes.get(anchor, 1) if again and anchor else 1
         if self._values > MAX_VALUES:
-            self._refuse(f"found more than {MAX_VALUES:,} values: {_WAY_ON}", event)
+            self._refuse(f"found more than {MAX_VALUES:,} values: {WAY_ON}", event)
         if self._depth > MAX_DEPTH:
             self._refuse(f"found more than {MAX_DEPTH} levels in each other", event)
         before = self._values

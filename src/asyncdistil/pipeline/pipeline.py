@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from asyncdistil.distiset import Distiset
     from asyncdistil.pipeline.explain import Explanation
     from asyncdistil.pipeline.forecast import Forecast
-    from asyncdistil.pipeline.run import Stream
+    from asyncdistil.pipeline.stream import Stream
     from asyncdistil.steps.registration import PipelineLike
 
 CACHE_DIR_VARIABLE = "ASYNCDISTIL_CACHE_DIR"
@@ -301,9 +301,9 @@ class Pipeline(InFiles, AfterRuns):
         Returns:
             An asynchronous iterator with ``aclose()``; leaving it stops the run, resumable.
         """
-        from asyncdistil.pipeline import run as runs
+        from asyncdistil.pipeline.stream import Stream
 
-        return runs.astream(
+        return Stream(
             self,
             _options(self, parameters, load_groups=load_groups, use_cache=use_cache, **options),
         )

@@ -34,6 +34,7 @@ from asyncdistil.pipeline.draft import Draft, draft
 from asyncdistil.pipeline.options import Budget, RunOptions
 from asyncdistil.pipeline.payload import packed
 from asyncdistil.pipeline.pipeline import DRY_RUN_SUFFIX
+from asyncdistil.pipeline.preload import preloaded
 from asyncdistil.signature import (
     CodeFingerprint,
     Identity,
@@ -164,6 +165,11 @@ class PreparedRun:
                 value = getattr(step, name)
                 if isinstance(value, PydanticModel):
                     yield type(value).__doc__
+
+    @property
+    def preloaded(self) -> tuple[str, ...]:
+        """Names of modules that the workers will import."""
+        return preloaded(self._draft.steps.values())
 
     def step(self, name: StepName) -> BaseStep:
         """The copy of a step that belongs to this run."""

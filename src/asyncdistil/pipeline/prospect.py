@@ -17,7 +17,7 @@ from asyncdistil.graph.plan import RunPlan, StepPlan
 from asyncdistil.log import StoreReader
 from asyncdistil.log.events import Commit
 from asyncdistil.pipeline.planning import PreparedRun
-from asyncdistil.pipeline.session import run_id_of
+from asyncdistil.pipeline.supervision import run_id_of
 from asyncdistil.steps.load_dicts import LoadDataFromDicts
 from asyncdistil.supervisor.rehearsal import (
     UNWRITTEN,

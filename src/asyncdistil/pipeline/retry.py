@@ -25,9 +25,9 @@ from asyncdistil.log import StoreReader
 from asyncdistil.log.events import Retried, Retry, RunBegin, RunEnd
 from asyncdistil.pipeline.choice import chosen_rows
 from asyncdistil.pipeline.condition import Condition
+from asyncdistil.pipeline.finished import Finished
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.planning import PreparedRun, build_plan
-from asyncdistil.pipeline.session import Finished
 from asyncdistil.steps.base import BaseStep
 from asyncdistil.supervisor.layers import chain_of, layers_of
 from asyncdistil.supervisor.operator import NO_DIGEST

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import msgspec
-import yaml
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 from asyncdistil.errors import DataError
 from asyncdistil.mixins.runtime_parameters import secret_class
-from asyncdistil.pipeline.parsing import Format, check_bounds
+from asyncdistil.pipeline.bounds import check_bounds
 from asyncdistil.redaction import Redaction
 
 if TYPE_CHECKING:
+    from asyncdistil.pipeline.parsing import Format
     from asyncdistil.pipeline.pipeline import Pipeline
     from asyncdistil.steps.base import BaseStep
 
@@ -107,6 +107,8 @@ def save(pipeline: Pipeline, path: str | os.PathLike[str], form: Format | None) 
 def as_text(data: Mapping[str, Any], form: Format) -> str:
     """Return a dump as the text of a file."""
     if form == "yaml":
+        import yaml  # only now, because a run's start waits for this module
+
         # Each run writes one: libyaml takes a quarter of the time, where it is there.
         dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
         text: str = yaml.dump(dict(data), Dumper=dumper, sort_keys=False, allow_unicode=True)

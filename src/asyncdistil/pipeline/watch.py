@@ -6,10 +6,10 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asyncdistil.pipeline.finished import Finished
     from asyncdistil.pipeline.options import RunOptions
     from asyncdistil.pipeline.pipeline import Pipeline
     from asyncdistil.pipeline.planning import PreparedRun
-    from asyncdistil.pipeline.session import Finished
     from asyncdistil.supervisor.progress import Progress
 
 

@@ -36,6 +36,9 @@ class SdkLLM(RemoteLLM):
     package: ClassVar[str] = ""
     extra: ClassVar[str] = ""
 
+    # Not preloaded: nobody knows what an SDK starts when it is imported.
+    libraries: ClassVar[tuple[str, ...]] = ()
+
     _clients: PerLoop[Any] | None = PrivateAttr(None)
     _secret: str = PrivateAttr("")
 
