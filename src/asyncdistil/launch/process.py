@@ -185,16 +185,17 @@ def _wait_without_reaping(pid: int) -> None:
 
 
 def _living_members(group: int) -> Iterator[int]:
-    """Pids in a process group that are no zombies; the group itself where there is no /proc."""
-    if not Path("/proc/self/stat").exists():
+    """Pids in a process group that are no zombies; the group itself where /proc can't be read."""
+    try:
+        for entry in os.scandir("/proc"):
+            if not entry.name.isdigit():
+                continue
+            with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                stat = Path(entry.path, "stat").read_bytes()
+                # The command name, in parentheses, may hold anything; fields are counted after it.
+                state, _parent, pgrp = stat[stat.rindex(b")") + 2 :].split(None, 3)[:3]
+                if int(pgrp) == group and state not in b"ZX":
+                    yield int(entry.name)
+    except OSError:
+        # There is none, or no descriptor is left to read it with: somebody may be there.
         yield group
-        return
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):
-            stat = Path(entry.path, "stat").read_bytes()
-            # The command name, in parentheses, may hold anything; fields are counted after it.
-            state, _parent, pgrp = stat[stat.rindex(b")") + 2 :].split(None, 3)[:3]
-            if int(pgrp) == group and state not in b"ZX":
-                yield int(entry.name)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from asyncdistil.batch import Lsn
 from asyncdistil.errors import StorageError
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, write_all
+from asyncdistil.log.files import Files, remedy, write_all
 from asyncdistil.log.index import pack_place
 from asyncdistil.log.names import commit_path
 from asyncdistil.log.record import (
@@ -217,8 +217,7 @@ class CommitLog:
 
 
 def _refused(path: Path, error: OSError) -> StorageError:
-    room = "make room on this disk" if error.errno == errno.ENOSPC else "see to the disk"
     return StorageError(
-        f"{path} can't be written ({error.strerror}); what was acknowledged is safe: {room}, then "
-        "run again, it goes on from there"
+        f"{path} can't be written ({error.strerror}); what was acknowledged is safe: "
+        f"{remedy(error)}, then run again, it goes on from there"
     )

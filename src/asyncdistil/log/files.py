@@ -102,10 +102,24 @@ LOST = frozenset({errno.EIO, errno.ENOENT})
 """Errors of a read that say that the bytes are gone; after any other they may be read later."""
 
 
+_REMEDIES = {
+    errno.ENOSPC: "make room on this disk",
+    errno.EDQUOT: "make room on this disk",
+    errno.EFBIG: "raise `ulimit -f`",
+    errno.EMFILE: "raise `ulimit -n`",
+    errno.ENFILE: "raise the system's limit of open files",
+}
+
+
+def remedy(error: OSError) -> str:
+    """What to do about a disk that refused, as the part of a message before "then run again"."""
+    return _REMEDIES.get(error.errno or 0, "see to the disk")
+
+
 def unreadable(path: Path, error: OSError) -> StorageError:
     """The error for bytes that can't be read now, which is no damage: nothing need be given up."""
     return StorageError(
-        f"{path} can't be read ({error.strerror}); nothing is lost: see to it, then run again"
+        f"{path} can't be read ({error.strerror}); nothing is lost: {remedy(error)}, then run again"
     )
 
 

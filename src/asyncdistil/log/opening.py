@@ -10,7 +10,7 @@ from typing import NamedTuple
 from asyncdistil.errors import CorruptRecord, LogError, StorageError
 from asyncdistil.log.events import Commit
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, make_durable_dir, write_all
+from asyncdistil.log.files import Files, make_durable_dir, remedy, write_all
 from asyncdistil.log.log_reader import LogReader
 from asyncdistil.log.names import MEMO_ENDING
 from asyncdistil.log.record import STORE_ID_BYTES
@@ -93,7 +93,7 @@ def recover_with_rows(
 
 def _refused(root: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"{root} can't be recovered ({error.strerror}); see to the disk, then run again"
+        f"{root} can't be recovered ({error.strerror}); {remedy(error)}, then run again"
     )
 
 

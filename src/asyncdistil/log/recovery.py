@@ -18,7 +18,7 @@ from asyncdistil.batch import Lsn
 from asyncdistil.errors import CorruptRecord, FormatError, StorageError
 from asyncdistil.log.checkpoint import Checkpoint, checkpoint_path
 from asyncdistil.log.commit_log import Tail
-from asyncdistil.log.files import Files
+from asyncdistil.log.files import Files, remedy
 from asyncdistil.log.holes import Hole, Holes, Span
 from asyncdistil.log.index import (
     COMMIT_TAG,
@@ -135,7 +135,7 @@ def recover(
     except OSError as error:
         recovery.close()
         raise StorageError(
-            f"{root} can't be read ({error.strerror}); see to the disk, then run again"
+            f"{root} can't be read ({error.strerror}); {remedy(error)}, then run again"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from asyncdistil.log.files import (
     LocalFiles,
     make_cache_dir,
     make_durable_dir,
+    remedy,
     write_all,
 )
 from asyncdistil.log.group_sync import WATERMARK, GroupSync, Mode
@@ -120,8 +120,8 @@ class Store(StoreView):
             lock.acquire(name=name, wait_seconds=wait_seconds)
         except OSError as error:
             raise StorageError(
-                f"{root} can't be made or locked ({error.strerror}); choose a cache directory "
-                "that you may write to"
+                f"{root} can't be made or locked ({error.strerror}); {remedy(error)}, or choose "
+                "a cache directory that you may write to"
             ) from error
         try:
             recompute = on_corruption == "recompute"
@@ -319,10 +319,9 @@ class Store(StoreView):
             self._checkpoint.close()
 
     def _refused(self, act: str, error: OSError) -> StorageError:
-        room = "make room on this disk" if error.errno == errno.ENOSPC else "see to the disk"
         return StorageError(
-            f"{self.root}: can't {act} ({error.strerror}); what was acknowledged is safe: {room}, "
-            "then run again"
+            f"{self.root}: can't {act} ({error.strerror}); what was acknowledged is safe: "
+            f"{remedy(error)}, then run again"
         )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from asyncdistil.errors import StorageError
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, write_all
+from asyncdistil.log.files import Files, remedy, write_all
 from asyncdistil.log.names import MEMO_ENDING, name_digest
 from asyncdistil.log.record import (
     FILE_HEADER_BYTES,
@@ -275,6 +275,6 @@ class MemoWriter:
 def refused(directory: Path, act: str, error: OSError) -> StorageError:
     """Say that the disk refused."""
     return StorageError(
-        f"{directory}: the memo can't {act} ({error.strerror}); what is stored is safe: see to the "
-        "disk or make room on it, then run again"
+        f"{directory}: the memo can't {act} ({error.strerror}); what is stored is safe: "
+        f"{remedy(error)}, then run again"
     )

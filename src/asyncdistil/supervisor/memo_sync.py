@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from contextlib import suppress
 from pathlib import Path
 
 from asyncdistil.errors import LogError, StorageError
 from asyncdistil.log import Files, LocalFiles, Store
+from asyncdistil.log.files import remedy
 from asyncdistil.memo import namespace_dir, segment_path
 
 
@@ -46,10 +46,9 @@ class MemoSync:
             # An error of writing back that nobody has seen yet is reported to this descriptor.
             fd = self._files.open_read(path)
         except OSError as error:
-            limit = ": raise `ulimit -n`" if error.errno == errno.EMFILE else ""
             raise StorageError(
                 f"{path} holds answers of this run and can't be opened to be synced "
-                f"({error.strerror}){limit}; run again, finished work is kept"
+                f"({error.strerror}); finished work is kept: {remedy(error)}, then run again"
             ) from error
         self._open[segment] = fd
         self._store.add_dirty_fd(("memo", segment), fd)
