@@ -250,7 +250,8 @@ class Supervision:
     def _turn(self, progress: Progress) -> None:
         if self._stopping and self._shell is not None:
             busy = [name for name, counters in progress.items() if counters.in_flight]
-            if all(map(self._prepared.may_be_broken_off, busy)):
+            # Where nobody is busy the workers are on their way out, and unload their steps.
+            if busy and all(map(self._prepared.may_be_broken_off, busy)):
                 self._shell.stop_now()
         if self._on_turn is not None:
             self._on_turn(progress)
