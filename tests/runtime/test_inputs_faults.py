@@ -322,8 +322,10 @@ def test_a_generator_without_successors_is_a_leaf_like_others(cache: Path) -> No
 def test_a_load_that_fails_is_an_error_with_its_cause(cache: Path) -> None:
     with Pipeline("broken", cache_dir=cache) as pipeline:
         load(*TEN) >> Broken(name="broken")
-    with pytest.raises(WorkerLoadFailed, match=r"step 'broken' could not be loaded.*no such model"):
+    cause = r"step 'broken' could not be loaded.*no such model"
+    with pytest.raises(WorkerLoadFailed, match=cause) as caught:
         pipeline.run()
+    assert f'File "{Broken.load.__code__.co_filename}"' in str(caught.value), "and says where"
 
 
 def test_classes_made_inside_a_function_run(cache: Path) -> None:

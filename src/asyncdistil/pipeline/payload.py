@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import ChainMap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from io import BytesIO
+from types import CodeType, ModuleType
 from typing import Any
 
 from asyncdistil.errors import StepError
@@ -28,11 +30,9 @@ def packed(obj: Any, modules: Iterable[str], *, owner: str) -> bytes:
     Raises:
         StepError: Something in it can't be pickled.
     """
-    import cloudpickle
-
     with _registry, _by_value(modules):
         try:
-            payload = bytes(cloudpickle.dumps(obj))
+            payload = _dumped(obj)
         except Exception as error:
             # Pickling runs the user's own code (`__reduce__`, `__getstate__`): anything can be
             # raised, and all of it means the same.
@@ -41,6 +41,30 @@ def packed(obj: Any, modules: Iterable[str], *, owner: str) -> bytes:
                 " client, a lock, an open file) in `load()`, not before"
             ) from error
     return payload
+
+
+def _dumped(obj: Any) -> bytes:
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = ChainMap(
+            {CodeType: _with_its_file},
+            cloudpickle.Pickler.dispatch_table,
+        )
+
+    held = BytesIO()
+    Pickler(held).dump(obj)
+    return held.getvalue()
+
+
+def _with_its_file(code: CodeType) -> Any:
+    """As cloudpickle does it, but a traceback in the worker still names the user's file."""
+    import cloudpickle
+
+    kind, arguments = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    return kind, tuple(
+        code.co_filename if argument == "<dynamic-code>" else argument for argument in arguments
+    )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from asyncdistil.transport import Channel
 from asyncdistil.transport.lifeline import Lifeline, follow_parent
 from asyncdistil.transport.messages import Done, Load, LoadPart
 from asyncdistil.worker.ending import Terminated, exit_status, leave
+from asyncdistil.worker.forks import forget_in_children
 from asyncdistil.worker.mailbox import Mailbox, await_finish
 
 _EXPORTER = "asyncdistil.distiset.exporter"
@@ -32,9 +33,10 @@ def main() -> None:
 def run(sock_fd: int, segment_fd: int) -> NoReturn:
     """Serve the socket, then end the process."""
     _take_signals()
-    for fd in (sock_fd, segment_fd):
-        if fd >= 0:
-            os.set_inheritable(fd, False)
+    private = [fd for fd in (sock_fd, segment_fd) if fd >= 0]
+    for fd in private:
+        os.set_inheritable(fd, False)
+    forget_in_children(private)
     lifeline = Lifeline(sock_fd)
     channel = Channel(socket.socket(fileno=sock_fd))
     try:
