@@ -81,7 +81,9 @@ def test_the_first_signal_lets_workers_finish_what_they_hold(
 
 def test_workers_unload_their_steps_when_a_run_is_stopped(scene: Scene) -> None:
     start(scene, strike=Strike("b", 1500, "SIGINT")).end()
-    assert all(scene.visits(f"{step}.unload") for step in "abc")
+    assert scene.visits("b.unload")
+    # The last step may not have been loaded yet: its worker starts beside the others.
+    assert all(scene.visits(f"{s}.unload") == scene.visits(f"{s}.load") for s in "abc")
 
 
 def test_a_signal_while_steps_load_stops_the_run_before_its_first_row(scene: Scene) -> None:
