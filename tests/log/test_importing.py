@@ -36,6 +36,7 @@ from asyncdistil.log.events import (
 from asyncdistil.log.history import COLLECTED
 from asyncdistil.log.pack import PackReader, PackWriter
 from asyncdistil.log.portable import portable, write_store
+from asyncdistil.log.saved import write_saved
 from asyncdistil.log.taking_in import TakenIn, take_in
 from asyncdistil.testing.disk import MemoryDisk, PowerCut, interrupted
 from asyncdistil.testing.faults import DyingFiles, in_child, small_reserve
@@ -46,6 +47,9 @@ SOURCE, STEP = Digest(b"g" * 16), Digest(b"s" * 16)
 DATA, KEY = Digest(b"d" * 16), Digest(b"k" * 16)
 DATASET = b"rows as Arrow has them" * 50
 FILE = f"exports/{SECOND}/{'b' * 32}-0.arrow"
+ARTIFACT = f"artifacts/{FIRST}/work/index"
+SAVED = {"metadata.json": b"{}", "parts/0": b"an index" * 30, "zero": b""}
+"""What the first run's step saved, by its place below the artifact."""
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +83,10 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
         digests = (part.ref.digest,)
         commit = Commit(run, STEP, ((part,),), digests, refs, SAME_ORIGINS)
         lsns.append(Lsn(store.append([commit])[0]))
-    path = store.root / FILE
-    path.parent.mkdir(parents=True)
-    path.write_bytes(DATASET)
+    for name, content in {FILE: DATASET, **_saved(ARTIFACT, SAVED)}.items():
+        path = store.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     digest = Digest(xxh3_128_digest(DATASET))
     store.append([Emit(SECOND, KEY, StepName("work"), "default", ((FILE, digest),), 6)])
     store.append([RunEnd(SECOND, True, KEY, 0, "", 4.0)])
@@ -90,6 +95,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = folder / "made.adpack"
     with closing(PackWriter(target)) as writing:
         write_store(writing, made, LocalFiles())
+        assert write_saved(writing, made, LocalFiles()) == 1
         writing.finish(pipeline="p", run=made.run, store_id=made.history.store_id)
     return target
 
@@ -99,8 +105,23 @@ def imported(pack: Path, cache: Path, files: MemoryDisk | LocalFiles) -> TakenIn
         return take_in(check(reader), reader, cache, files)
 
 
+def _saved(folder: str, contents: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{folder}/{name}": content for name, content in contents.items()}
+
+
+def content(path: Path, files: MemoryDisk | LocalFiles) -> bytes:
+    fd = files.open_read(path)
+    try:
+        return files.pread(fd, 1 << 20, 0)
+    finally:
+        files.close(fd)
+
+
 def completed(cache: Path, files: MemoryDisk | LocalFiles) -> bool:
-    """Whether the run counts as completed; if so, all of it must be there."""
+    """Whether the run counts as completed; if so, all of it must be there.
+
+    What a step saved must be there with its first commit, which other runs may use.
+    """
     store = StoreReader.open(cache, "p", files=files)
     if store is None:
         return False
@@ -115,11 +136,12 @@ def completed(cache: Path, files: MemoryDisk | LocalFiles) -> bool:
                 assert len(reader.rows(RowSlice(ref, 0, ref.rows))) == 3
         if found:
             assert len(commits) == 2
+        if commits:
+            for name, expected in _saved(ARTIFACT, SAVED).items():
+                assert content(store.root / name, files) == expected
     reader.close()
     if found:
-        fd = files.open_read(store.root / FILE)
-        assert files.pread(fd, 1 << 20, 0) == DATASET
-        files.close(fd)
+        assert content(store.root / FILE, files) == DATASET
         assert {emit.run for emit in store.emits(KEY)} == {SECOND}
         assert store.step_done(SOURCE, DATA) is not None
     store.close()
@@ -196,7 +218,7 @@ def test_an_import_that_is_cut_short_at_any_act_counts_whole_or_not_at_all(
             completed(CACHE, after)
             imported(pack, CACHE, after)
             assert completed(CACHE, after)
-    assert act > 30
+    assert act > 40
 
 
 def test_an_import_that_is_killed_at_any_act_counts_whole_or_not_at_all(
@@ -213,4 +235,4 @@ def test_an_import_that_is_killed_at_any_act_counts_whole_or_not_at_all(
         completed(cache, LocalFiles())
         imported(pack, cache, LocalFiles())
         assert completed(cache, LocalFiles())
-    assert act > 30
+    assert act > 40

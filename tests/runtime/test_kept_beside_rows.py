@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from asyncdistil.cli.packed import export_run, import_pack
 from asyncdistil.distiset import Distiset
 from asyncdistil.log.collection import collect
 from asyncdistil.log.files import LocalFiles
@@ -87,6 +88,21 @@ def test_artifacts_of_replayed_steps_are_those_of_their_rows(cache: Path, tmp_pa
     assert sorted(path.name for path in kept.iterdir()) == ["metadata.json", "x"]
     assert json.loads((kept / "metadata.json").read_text()) == {"rows": 2}
     assert saved(Distiset.load_from_disk(tmp_path / "saved")) == saved(again)
+
+
+def test_a_pack_carries_what_the_rows_of_a_dataset_hang_on(cache: Path, tmp_path: Path) -> None:
+    pipeline(cache, 1, 2).run()
+    pipeline(cache, 1, 2, 3).run()
+    made = pipeline(cache, 1, 2, beside=True).run()
+    pack, there = tmp_path / "pack", tmp_path / "there"
+    export_run("saving", "", pack, cache, as_json=True)
+    for _ in range(2):
+        import_pack(pack, there, sha256="", as_json=True)
+        taken = pipeline(there, 1, 2, beside=True).run()
+        assert taken.report["hit"]
+        assert saved(taken) == saved(made)
+    # That of the run with three rows is no part of this dataset.
+    assert len([*there.glob("pipelines/*/artifacts/*/index/index")]) == 1
 
 
 def test_the_pipeline_and_the_log_of_a_run_go_with_its_dataset(

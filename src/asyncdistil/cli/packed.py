@@ -14,6 +14,7 @@ from asyncdistil.log import LocalFiles, store_root
 from asyncdistil.log.checking import check
 from asyncdistil.log.pack import PackReader, PackWriter
 from asyncdistil.log.portable import portable, write_store
+from asyncdistil.log.saved import write_saved
 from asyncdistil.log.taking_in import take_in
 from asyncdistil.memo.portable import check_answers, take_in_answers, write_answers
 
@@ -38,6 +39,7 @@ def export_run(
     made = portable(store_root(folder, name), run, files)
     with closing(PackWriter(target)) as pack:
         write_store(pack, made, files)
+        artifacts = write_saved(pack, made, files)
         answers = write_answers(pack, made, folder, files)
         digest = pack.finish(pipeline=name, run=made.run, store_id=made.history.store_id)
     rows = sum(emit.rows for emit in made.emits)
@@ -58,13 +60,14 @@ def export_run(
                 "dataset_rows": rows,
                 "commits": len(made.demand.commits),
                 "commits_left_out": made.left_out,
+                "artifacts": artifacts,
                 "answers": answers,
             }
         )
         return
     show(
-        f"run {made.run[:8]} of {name}: {rows:,} rows, {len(made.demand.commits):,} commits and "
-        f"{answers:,} answers are in {target} ({size(size_bytes)})"
+        f"run {made.run[:8]} of {name}: {rows:,} rows, {len(made.demand.commits):,} commits, "
+        f"{artifacts:,} artifacts and {answers:,} answers are in {target} ({size(size_bytes)})"
     )
     show(f"sha256 {digest}")
 
@@ -96,6 +99,7 @@ def import_pack(path: Path, cache_dir: Path | None, *, sha256: str, as_json: boo
                 "commits_written": taken.commits,
                 "rows_written": taken.rows,
                 "datasets_written": taken.datasets,
+                "artifacts_written": taken.artifacts,
                 "answers_written": answers.new,
                 "answers_known": answers.known,
                 "no_longer_taken_up": taken.unfinished or None,
@@ -103,13 +107,13 @@ def import_pack(path: Path, cache_dir: Path | None, *, sha256: str, as_json: boo
             }
         )
         return
-    if taken.known and not taken.datasets and not answers.new:
+    if taken.known and not (taken.datasets or taken.artifacts or answers.new):
         show(f"run {checked.run[:8]} of {checked.pipeline} is here already, whole")
     else:
         show(
             f"run {checked.run[:8]} of {checked.pipeline} is here: {taken.commits:,} commits with "
-            f"{taken.rows:,} rows, {taken.datasets:,} dataset files and {answers.new:,} answers "
-            "were written"
+            f"{taken.rows:,} rows, {taken.datasets:,} dataset files, {taken.artifacts:,} artifacts "
+            f"and {answers.new:,} answers were written"
         )
     show(f"sha256 {digest}")
     if taken.unfinished:

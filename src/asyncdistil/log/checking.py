@@ -46,6 +46,7 @@ from asyncdistil.log.record import (
     parse_header,
     payload_fits,
 )
+from asyncdistil.log.saved import Misnamed, Parts, read_saved
 
 _TABLE = struct.Struct("<II")
 _DIGEST_BYTES = 16
@@ -90,6 +91,7 @@ class Checked:
         records: Of rows, by the place that they had.
         lineages: Of the segments that held them.
         datasets: Path in a store to member.
+        saved: Path below the artifacts of a store, name by name, to member.
     """
 
     pipeline: str
@@ -104,6 +106,7 @@ class Checked:
     records: dict[Place, Packed] = field(default_factory=dict)
     lineages: dict[int, Digest] = field(default_factory=dict)
     datasets: dict[str, str] = field(default_factory=dict)
+    saved: dict[Parts, str] = field(default_factory=dict)
 
 
 def check(pack: PackReader) -> Checked:
@@ -149,6 +152,11 @@ class _Checking:
             "a commit is of a step that it does not define",
         )
         self._ending()
+        try:
+            work = ((commit.run, commit.lineage) for _, commit in found.commits)
+            found.saved = read_saved(self._pack, work, found.definitions)
+        except Misnamed as error:
+            raise self._foreign(str(error)) from None
         return found
 
     # --- rows --------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ _END = bytes(2 * _BLOCK)
 _PIECE_BYTES = 1 << 20
 _MOST_MANIFEST_BYTES = 64 << 20
 _NAME = re.compile(
-    r"(log|memo|MANIFEST\.json|SHA256|rows/\d{10}|datasets/[0-9a-f]{32}-\d{1,10}\.arrow)"
+    r"(log|memo|MANIFEST\.json|SHA256|rows/\d{10}|artifacts(/\d{10})?"
+    r"|datasets/[0-9a-f]{32}-\d{1,10}\.arrow)"
 )
 
 

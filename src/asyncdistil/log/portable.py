@@ -5,6 +5,7 @@
 | ``log`` | frames: length (``u32``), tag (``u8``), LSN (``u64``), the event as in the commit log |
 | ``rows/<segment>`` | header of the segment, then those of its records that are needed |
 | ``datasets/<file>`` | a dataset file |
+| ``artifacts``, ``artifacts/<number>`` | what steps saved, see `asyncdistil.log.saved` |
 
 Records of rows keep the hashes of the store that they come from; whoever takes them in checks
 these, and writes them anew for a store of its own.

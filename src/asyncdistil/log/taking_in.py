@@ -32,6 +32,7 @@ from asyncdistil.log.record import (
     encode_record,
     file_seed,
 )
+from asyncdistil.log.saved import take_in_saved
 from asyncdistil.log.store import Store
 
 _AT_ONCE = 2000
@@ -47,6 +48,7 @@ class TakenIn(NamedTuple):
         commits: Commits written.
         rows: Rows of those.
         datasets: Dataset files written.
+        artifacts: Artifacts written.
         unfinished: Run of this pipeline that did not end and will not be taken up any more, though
             its finished work is still used; empty if there is none.
     """
@@ -56,6 +58,7 @@ class TakenIn(NamedTuple):
     commits: int
     rows: int
     datasets: int
+    artifacts: int
     unfinished: str
 
 
@@ -98,6 +101,8 @@ class _TakingIn:
         checked, store = self._checked, self._store
         known = self._known()
         commits = [] if known else self._missing_commits()
+        # First, because from its commits on, work that is reused brings its artifacts along.
+        artifacts = take_in_saved(checked.saved, self._pack, store.root, self._files)
         if not known:
             self._write_rows(commits)
             self._append_work(commits)
@@ -110,7 +115,7 @@ class _TakingIn:
             store.append(self._endings())
             store.flush()
         rows = sum(ref.rows for _, commit in commits for ref in commit.outputs)
-        return TakenIn(store.root, known, len(commits), rows, datasets, unfinished)
+        return TakenIn(store.root, known, len(commits), rows, datasets, artifacts, unfinished)
 
     def _known(self) -> bool:
         """Whether the store has the run as the pack has it."""
