@@ -109,6 +109,7 @@ class Shell:
             on_messages=self._messages,
             on_lost=self._lost,
             on_error=self._fail,
+            on_crash=self._crashed,
         )
 
     # --- the run -----------------------------------------------------------------------------

@@ -107,6 +107,7 @@ class Workforce:
         on_messages: Receives what a worker sent, log lines included.
         on_lost: Receives the end of a worker and its cause, after its last message.
         on_error: Receives what kept a worker from being started.
+        on_crash: Receives what should never happen: the run can't go on without this worker.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Workforce:
         on_messages: Callable[[WorkerId, list[FromWorker]], None],
         on_lost: Callable[[WorkerId, str], None],
         on_error: Callable[[AsyncDistilError], None],
+        on_crash: Callable[[BaseException], None],
     ) -> None:
         self._launcher = launcher
         self._store = store
@@ -127,6 +129,7 @@ class Workforce:
         self._on_messages = on_messages
         self._on_lost = on_lost
         self._on_error = on_error
+        self._on_crash = on_crash
         self._workers: dict[WorkerId, _Worker] = {}
         self._memo = MemoSync(store, setting.memo)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,7 +140,7 @@ class Workforce:
         self._workers[command.worker] = _Worker(command)
         task = asyncio.get_running_loop().create_task(self._live(command))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._lived)
 
     def send(self, number: WorkerId, message: ToWorker) -> None:
         """Send a message; a worker that is gone is known to be gone elsewhere."""
@@ -210,6 +213,11 @@ class Workforce:
         except AsyncDistilError as error:
             self._on_error(error)
         worker.process = None
+
+    def _lived(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_crash(error)
 
     async def _spawn(self, command: Spawn) -> Process:
         worker = self._workers[command.worker]
