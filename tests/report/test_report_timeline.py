@@ -16,7 +16,7 @@ from asyncdistil.pipeline import Pipeline
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.planning import build_plan
 from asyncdistil.report import page_of
-from asyncdistil.report.timeline import busy_shares, timeline_of
+from asyncdistil.report.timeline import busy_shares, ticks, timeline_of
 from asyncdistil.steps import LoadDataFromDicts, RowStep, StepResources
 from asyncdistil.supervisor.stored_run import StoredRun
 
@@ -47,6 +47,37 @@ def test_a_slot_is_as_busy_as_the_work_in_it(works: list[tuple[float, float]], s
         low, high = number * size, (number + 1) * size
         inside = sum(max(0.0, min(end, high) - max(begin, low)) for begin, end in works)
         assert share == pytest.approx(min(inside / size, 1.0), abs=1e-6)
+
+
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+@given(st.floats(1e-4, 1e7))
+def test_ticks_are_round_numbers_and_say_where_they_stand(seconds: float) -> None:
+    found = ticks(seconds)
+    assert 2 <= len(found) - 1 <= 6
+    for at, label in found:
+        number, unit = label.split()
+        assert float(number) * UNITS[unit] == pytest.approx(at, rel=1e-9)
+        assert at <= seconds * (1 + 1e-6)
+    step = found[1][1].split()[0]
+    assert re.fullmatch(r"0?\.?0*[125]0*", step), step
+    assert found[-1][0] + found[1][0] > seconds * (1 - 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "labels"),
+    [
+        (0.0, ["0 s"]),
+        (0.31, ["0.0 s", "0.1 s", "0.2 s", "0.3 s"]),
+        (60.0, ["0 s", "10 s", "20 s", "30 s", "40 s", "50 s", "60 s"]),
+        (119.0, ["0 s", "20 s", "40 s", "60 s", "80 s", "100 s"]),
+        (125.0, ["0.0 min", "0.5 min", "1.0 min", "1.5 min", "2.0 min"]),
+        (36_000.0, ["0 h", "2 h", "4 h", "6 h", "8 h", "10 h"]),
+    ],
+)
+def test_the_unit_of_ticks_fits_the_length(seconds: float, labels: list[str]) -> None:
+    assert [label for _, label in ticks(seconds)] == labels
 
 
 def test_every_worker_has_a_lane_with_its_work_and_its_failures(tmp_path: Path) -> None:

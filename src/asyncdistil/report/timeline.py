@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import floor, log10
 
 from asyncdistil.graph.drawing import escaped
 from asyncdistil.log.events import Commit
@@ -27,7 +28,11 @@ _LANE = 15
 _TOP = 22
 _SHADES = 4
 _NAME_CHARACTERS = 24
-_TICKS = 6
+_NEAR_THE_END = 0.97
+_ROUNDING = 1e-9
+_MOST_STEPS = 6
+_UNITS = ((7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
+"""From how many seconds on, how many of them, and its name."""
 
 STYLE = """
 .ad-time{font:11px system-ui,sans-serif}
@@ -185,10 +190,11 @@ def draw_timeline(timeline: Timeline) -> str:
 
 def _axis(timeline: Timeline, height: int) -> list[str]:
     parts = []
-    for tick in range(_TICKS + 1):
-        x = _LABEL + tick / _TICKS * SLOTS * _SLOT
-        anchor = "start" if not tick else "end" if tick == _TICKS else "middle"
-        label = _seconds(timeline.seconds * tick / _TICKS, timeline.seconds)
+    for at, label in ticks(timeline.seconds):
+        share = at / timeline.seconds if timeline.seconds else 0.0
+        x = _LABEL + share * SLOTS * _SLOT
+        # A text in the middle of its tick would stick out at either end.
+        anchor = "start" if not at else "end" if share > _NEAR_THE_END else "middle"
         parts.append(
             f'<text x="{x:.0f}" y="11" text-anchor="{anchor}">{label}</text>'
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="15" y2="{height - 4}"/>'
@@ -202,12 +208,27 @@ def _axis(timeline: Timeline, height: int) -> list[str]:
     return parts
 
 
-def _seconds(value: float, whole: float) -> str:
-    if whole >= 7200:
-        return f"{value / 3600:.1f} h"
-    if whole >= 120:
-        return f"{int(value // 60)}:{int(value % 60):02d} min"
-    return f"{value:.0f} s" if whole >= 20 else f"{value:.2f} s"
+def ticks(seconds: float) -> list[tuple[float, str]]:
+    """Where an axis of time has its ticks, in steps of 1, 2 or 5 times a power of ten of a unit.
+
+    Args:
+        seconds: How long the axis is; 0 or more.
+
+    Returns:
+        Seconds and text of each, from 0 on: two to six steps, or 0 alone if that is the length.
+    """
+    unit, name = next((unit, name) for least, unit, name in _UNITS if seconds >= least)
+    length = seconds / unit
+    if not length:
+        return [(0.0, f"0 {name}")]
+    least = length / _MOST_STEPS
+    power = floor(log10(least))
+    digit = next(n for n in (1, 2, 5, 10) if n * 10.0**power >= least * (1 - _ROUNDING))
+    if digit == 10:
+        digit, power = 1, power + 1
+    count = int(length / (digit * 10.0**power) * (1 + _ROUNDING))
+    values = [number * digit * 10.0**power for number in range(count + 1)]
+    return [(value * unit, f"{value:.{max(-power, 0)}f} {name}") for value in values]
 
 
 def _lane(lane: Lane, seconds: float, y: int, first: bool) -> str:
