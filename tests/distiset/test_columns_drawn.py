@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncdistil.codec import decode_rows, encode_rows
-from asyncdistil.distiset.columns import json_text
+from asyncdistil.distiset.columns import json_text, whole_characters
 from asyncdistil.distiset.shape import Shape, decimals, integers, json_shape, layout, merge, objects
 from asyncdistil.distiset.tables import StoredTable
 from asyncdistil.distiset.writer import LeafWriter
@@ -58,9 +58,9 @@ drifting_rows = st.lists(st.dictionaries(names, anything, max_size=4), max_size=
 def same(stored: Any, given: Any) -> bool:
     """Whether a cell stands for a value: as itself, in the documented form, or as JSON text."""
     if isinstance(stored, str):
-        return (isinstance(given, str | UUID) and stored == str(given)) or is_json_of(
-            stored, given
-        )  # text, or a UUID
+        return (
+            isinstance(given, str | UUID) and stored == whole_characters(str(given))
+        ) or is_json_of(stored, given)  # text, or a UUID
     match stored, given:
         case (float(), int() | float()):
             return stored == given or (math.isnan(stored) and math.isnan(given))

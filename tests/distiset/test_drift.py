@@ -79,6 +79,8 @@ def values(table: pa.Table, column: str) -> list[Any]:
         ),
         ([uuid.UUID(int=1), None], ["00000000-0000-0000-0000-000000000001", None], pa.string()),
         ([float("inf")], [float("inf")], pa.float64()),
+        (["\ud800!", "plain", None], ["\ufffd!", "plain", None], pa.string()),
+        (["\ud83d\ude00"], ["\U0001f600"], pa.string()),
     ],
 )  # fmt: skip
 def test_values_that_fit_one_type_keep_it(
@@ -104,7 +106,6 @@ def test_values_that_fit_one_type_keep_it(
         [2**200],
         [[1], {"a": 1}, "x"],
         [{"a": 1}, [1]],
-        ["\ud800", "plain"],
         ["ünïcode", 1],
         [{"a": [{"b": "2"}]}, 5],
         [{"\udfff": 1}],
@@ -119,6 +120,18 @@ def test_values_with_nothing_in_common_become_json_text_and_are_reported(
     (note,) = exported.notes
     assert "'x'" in note
     assert "JSON text" in note
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 100])
+def test_half_a_character_is_replaced_and_reported_and_leaves_other_texts_as_they_are(
+    tmp_path: Path, chunk_rows: int
+) -> None:
+    given = [{"x": {"said": text, "n": 1}} for text in ["plain", "half \udfff", "plain"]]
+    table, exported = export(tmp_path, given, chunk_rows=chunk_rows)
+    assert [each["said"] for each in values(table, "x")] == ["plain", "half \ufffd", "plain"]
+    (note,) = exported.notes
+    assert "'x.said'" in note
+    assert "lone surrogates" in note
 
 
 def test_only_the_nested_part_that_differs_becomes_json_text(tmp_path: Path) -> None:

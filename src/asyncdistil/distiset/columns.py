@@ -20,6 +20,7 @@ from typing import Any
 from asyncdistil.batch import Row
 from asyncdistil.codec import encode_value
 from asyncdistil.distiset.shape import (
+    LONE_SURROGATES,
     MAX_DEPTH,
     NULL,
     Shape,
@@ -91,6 +92,9 @@ def column_of(values: Sequence[Any], depth: int = 0) -> Column:
     if len(types) > 1:
         return Column(_mixed(types, present), values)
     kind = _KINDS[types.pop()]
+    if kind == "text" and not _is_unicode(present):
+        whole = [None if value is None else whole_characters(value) for value in values]
+        return Column(Shape("text", held=frozenset({LONE_SURROGATES})), whole)
     if kind in ("list", "struct"):
         if depth >= MAX_DEPTH:
             return Column(json_shape(f"more than {MAX_DEPTH} levels of nesting"), values)
@@ -113,9 +117,6 @@ def _scalar_shape(kind: str, present: Sequence[Any]) -> Shape:
     match kind:
         case "int":
             return integers(min(present), max(present))
-        case "text":
-            if not _is_unicode(present):
-                return json_shape("text with lone surrogates")
         case "datetime":
             return _datetime_shape(present)
         case "time":
@@ -191,6 +192,16 @@ def _is_unicode(texts: Iterable[str]) -> bool:
     return True
 
 
+def whole_characters(text: str) -> str:
+    """Join halves of characters that stand side by side; U+FFFD stands for any other half.
+
+    The rest of a column is not to pay for one bad text by becoming another type.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _plain(value: Any) -> Any:
     """Replace a value of a richer type by one that has a place in `_KINDS`."""
     match value:
@@ -232,11 +243,14 @@ def json_text(value: Any) -> str:
     are written as Python's ``json`` writes and reads them; bytes as hexadecimal digits.
     """
     text = json.dumps(_jsonable(value), ensure_ascii=False)
-    # What UTF-8 cannot say, a lone surrogate, becomes the escape that JSON has for it.
+    # A lone surrogate in a key becomes the escape that JSON has for it: keys stay different.
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _jsonable(value: Any) -> Any:
+    if type(value) is str:
+        # As in a column of text, for some chunks may have been written as one.
+        return whole_characters(value)
     if type(value) in _JSON_SCALARS:
         return value
     match value:
@@ -255,4 +269,4 @@ def _jsonable(value: Any) -> Any:
     return _jsonable(_plain(value))
 
 
-_JSON_SCALARS = frozenset({_NONE, bool, int, float, str})
+_JSON_SCALARS = frozenset({_NONE, bool, int, float})

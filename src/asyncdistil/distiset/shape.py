@@ -12,7 +12,7 @@ Python                      Arrow
 ``bool``                    bool
 ``int``                     int64; uint64 if none is negative and one needs it; else JSON text
 ``float``                   float64
-``str``, ``UUID``           string; JSON text if one holds a lone surrogate
+``str``, ``UUID``           string; U+FFFD in place of what UTF-8 can't say, a lone surrogate
 ``bytes``                   binary
 ``datetime`` without zone   timestamp[us]
 ``datetime`` with zone      timestamp[us, tz=UTC], the same instant
@@ -41,6 +41,8 @@ MAX_KEYS = 1_000
 MAX_DEPTH = 24
 """Nesting above which values become JSON text; Arrow's own reader stops at 64 levels."""
 MAX_DECIMAL_DIGITS = 38
+LONE_SURROGATES = "text with lone surrogates"
+"""In words, halves of characters, such as some services write into their JSON."""
 
 _EXACT_AS_FLOAT = 2**53
 _INT64_LOW, _INT64_HIGH = -(2**63), 2**63 - 1
@@ -60,6 +62,11 @@ _WORDS = {
     "decimal": "decimals",
     "list": "lists",
     "struct": "objects",
+}
+_FORMS = {
+    "json": "JSON text",
+    "float": "float64",
+    "text": "text with U+FFFD in place of each",
 }
 
 
@@ -195,7 +202,7 @@ def _notes(members: Mapping[str, Shape], prefix: str) -> Iterator[str]:
         if shape.kind == "struct":
             yield from _notes(shape.members, f"{path}.")
         elif shape.held:
-            form = "JSON text" if shape.kind == "json" else f"{shape.kind}64"
+            form = _FORMS[shape.kind]
             yield f"Column {path!r} held {_enumerate(sorted(shape.held))}: it is written as {form}."
 
 
