@@ -223,6 +223,14 @@ class ModelReplyError(ModelError):
     """A reply arrived and could not be understood."""
 
 
+def said_by(error: BaseException) -> str:
+    """Return the text of any exception, also of one whose own ``__str__`` raises."""
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"(its text can't be had: __str__ raised {type(broken).__name__})"
+
+
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:

@@ -10,8 +10,10 @@ import struct
 import subprocess
 import sys
 from collections import OrderedDict, namedtuple
+from dataclasses import make_dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -20,6 +22,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from pydantic import create_model
 from xxhash import xxh3_128_digest
 
 from asyncdistil.codec import (
@@ -260,6 +264,20 @@ def test_anything_else_is_refused_with_step_row_and_column(value: Any) -> None:
         encode_value({"nested": [value]})
     with pytest.raises(UnencodableValue):
         canonical_bytes("t", value)
+
+
+@pytest.mark.parametrize(
+    ("value", "way"),
+    [
+        (Path("/x"), "str"),
+        (Image.new("RGB", (1, 1)), "image.save"),
+        (make_dataclass("Point", ["x"])(1), "asdict"),
+        (create_model("Answer", text=(str, "x"))(), "model_dump"),
+    ],
+)
+def test_what_can_be_made_plain_is_refused_with_the_way_to_do_it(value: Any, way: str) -> None:
+    with pytest.raises(UnencodableValue, match=way):
+        encode_value(value)
 
 
 @pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: (v,), lambda v: {1: v}])

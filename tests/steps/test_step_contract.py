@@ -20,6 +20,7 @@ from asyncdistil.steps import (
     StepOutput,
     StepResources,
 )
+from asyncdistil.steps.rows import describe_failure
 
 
 class Upper(Step):
@@ -63,7 +64,7 @@ def test_a_row_wise_step_gives_rows_none_or_lists() -> None:
     [
         ([[{}]], "gave 1 entries for 2 rows"),
         ([[{}, {}, {}]], "gave more than 2 entries"),
-        ([[{}, 3]], "gave a int in place 1"),
+        ([[{}, 3]], "gave an int in place 1"),
         ([[{}], [[{}, None]]], "gave a list in place 1"),
         ([{}], "yielded a dict"),
     ],
@@ -87,6 +88,40 @@ def test_a_process_that_returns_nothing_is_refused() -> None:
 
     with pytest.raises(StepError, match="returned nothing: it must yield lists of rows"):
         applied(Forgot(), [{}])
+
+
+def test_a_process_that_returns_its_rows_is_told_to_yield_them() -> None:
+    class Returns(Step):
+        def process(self, inputs: StepInput) -> Any:
+            return inputs
+
+    with pytest.raises(StepError, match="returned its rows: it must `yield` them"):
+        applied(Returns(), [{}])
+
+
+def test_a_process_that_is_async_is_told_where_to_be_so() -> None:
+    class Awaits(Step):
+        async def process(self, inputs: StepInput) -> Any:  # type: ignore[override]
+            return inputs
+
+    class AwaitsAndYields(Step):
+        async def process(self, inputs: StepInput) -> Any:  # type: ignore[override]
+            yield inputs
+
+    for step in (Awaits(), AwaitsAndYields()):
+        with pytest.raises(StepError, match="async work is done in `aprocess`"):
+            applied(step, [{}])
+
+
+def test_an_exception_that_can_not_say_what_it_is_is_a_failure_like_others() -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise AttributeError("code")
+
+    failure = describe_failure(Silent())
+    assert failure.kind.endswith("Silent")
+    assert "__str__ raised AttributeError" in failure.message
+    assert "Silent" in failure.detail
 
 
 def test_kinds_follow_the_class_and_the_row_wise_promise() -> None:

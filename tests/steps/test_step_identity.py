@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pytest
@@ -110,6 +111,28 @@ def test_the_function_of_a_decorated_step_is_part_of_it() -> None:
     assert not same(made("x")(), made("y")())
     assert not same(made("x")(), made("x")(times=2))
     assert made("x")().identity().uncacheable == ()
+
+
+def test_a_data_class_in_a_field_counts_by_its_content_and_its_code() -> None:
+    def made(suffix: str) -> Any:
+        @dataclass
+        class Settings:
+            tags: list[str] = field(default_factory=list)
+
+            def tagged(self, text: str) -> str:
+                return text + suffix
+
+        class Holds(Work):
+            settings: Any = Settings(["a"])
+
+        return Holds, Settings
+
+    holds, settings = made("x")
+    assert holds().identity().uncacheable == ()
+    assert same(holds(), holds(settings=settings(["a"])))
+    assert not same(holds(), holds(settings=settings(["b"])))
+    other, other_settings = made("y")
+    assert not same(holds(settings=settings(["c"])), other(settings=other_settings(["c"])))
 
 
 def test_a_live_object_in_a_field_makes_the_step_uncacheable_by_name() -> None:

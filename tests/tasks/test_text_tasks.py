@@ -120,6 +120,23 @@ def test_a_pil_image_is_sent_as_a_jpeg() -> None:
     assert (sent.format, sent.size) == ("JPEG", (4, 3))
 
 
+@pytest.mark.parametrize("form", [bytes, lambda file: {"bytes": file, "path": None}])
+def test_an_image_that_rows_can_hold_is_sent_as_a_jpeg(form: Any) -> None:
+    file = BytesIO()
+    Image.new("RGBA", (4, 3), "red").save(file, format="PNG")
+    task = TextGenerationWithImage(llm=LLM, image_type="PIL")
+    row = {"instruction": "x", "image": form(file.getvalue())}
+    url = task.format_input(row)[0]["content"][1]["image_url"]["url"]
+    sent = Image.open(BytesIO(base64.b64decode(url.removeprefix("data:image/jpeg;base64,"))))
+    assert (sent.format, sent.size) == ("JPEG", (4, 3))
+
+
+def test_an_image_of_another_form_is_refused_with_the_form_it_must_have() -> None:
+    task = TextGenerationWithImage(llm=LLM, image_type="PIL")
+    with pytest.raises(DataError, match=r"must hold an image's bytes .* not str"):
+        task.format_input({"instruction": "x", "image": "https://example.org/a.png"})
+
+
 def test_the_image_is_a_required_column() -> None:
     assert TextGenerationWithImage(llm=LLM).inputs["image"] is True  # type: ignore[call-overload]
 

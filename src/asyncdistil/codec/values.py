@@ -40,6 +40,7 @@ from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, EnumMeta, Flag
 from itertools import chain
+from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -254,9 +255,21 @@ def _flatten_numpy(value: Any, depth: int, canonical: bool) -> Ext:
             return Ext(16, encode_plain(["O", list(value.shape), items]))
     kind = type(value)
     raise UnencodableValue(
-        f"a value of type {kind.__module__}.{kind.__qualname__} can't be stored; convert it to "
-        "plain data (dict, list, str, numbers, bytes) first"
+        f"a value of type {kind.__module__}.{kind.__qualname__} can't be stored; "
+        f"{_way_to_plain_data(value)}"
     )
+
+
+def _way_to_plain_data(value: Any) -> str:
+    if hasattr(value, "model_dump"):
+        return "store what its `model_dump()` gives"
+    if hasattr(value, "__dataclass_fields__"):
+        return "store what `dataclasses.asdict` makes of it"
+    if isinstance(value, PurePath):
+        return "store it as text: `str(path)`"
+    if type(value).__module__.startswith("PIL."):
+        return "store the bytes of an image file: `image.save(buffer, 'PNG')`, `buffer.getvalue()`"
+    return "convert it to plain data (dict, list, str, numbers, bytes) first"
 
 
 _CONVERTERS: dict[type, Callable[[Any, int, bool], Any]] = {

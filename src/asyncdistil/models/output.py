@@ -15,6 +15,7 @@ from asyncdistil.errors import (
     ModelReplyError,
     RunStopped,
     TransportError,
+    said_by,
 )
 from asyncdistil.models.typing import GenerateOutput, LLMLogprobs, LLMOutput
 
@@ -80,7 +81,7 @@ def failure_of(error: BaseException, *, attempts: int = 1, detail: str = "") -> 
     detail = detail or getattr(error, "detail", "") or "".join(traceback.format_exception(error))
     return Failure(
         kind=f"{kind.__module__}.{kind.__qualname__}",
-        message=str(error) or kind.__name__,
+        message=said_by(error) or kind.__name__,
         attempts=getattr(error, "attempts", attempts),
         detail=detail[-_MAX_DETAIL_CHARS:],
     )

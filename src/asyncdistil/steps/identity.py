@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
@@ -80,9 +81,17 @@ def _object_value(value: Any) -> Any:
     if isinstance(value, BaseModel):
         ignored: Collection[str] = getattr(value, "signature_ignore", ())
         return [type(value).__qualname__, _fields(value, ignored)]
+    if dataclasses.is_dataclass(value):
+        return [type(value).__qualname__, semantic_value(_dataclass_fields(value))]
     if callable(value) and hasattr(value, "__qualname__"):
         return {"function": value.__qualname__}
     return value
+
+
+def _dataclass_fields(value: Any) -> dict[str, Any]:
+    """The fields of an instance of a data class, those that were never set left out."""
+    names = [field.name for field in dataclasses.fields(value)]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
 def semantic_fields(step: BaseStep) -> dict[str, Any]:
@@ -135,6 +144,10 @@ def _roots_in(path: str, value: Any) -> Iterator[tuple[str, type | Callable[...,
         case type():
             if not is_library(value):
                 yield path, value
+        case _ if dataclasses.is_dataclass(value):
+            if not is_library(type(value)):
+                yield path, type(value)
+            yield from _roots_in(path, _dataclass_fields(value))
         case _:
             if callable(value) and hasattr(value, "__qualname__") and not is_library(value):
                 yield path, value

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from asyncdistil.batch import Failure, Row
+from asyncdistil.errors import said_by
 from asyncdistil.redaction import Redaction
 
 _DETAIL_BYTES = 16 * 1024
@@ -58,7 +59,7 @@ def describe_failure(
     name = kind.__qualname__
     if kind.__module__ != "builtins":
         name = f"{kind.__module__}.{name}"
-    text = str(error) or name
+    text = said_by(error) or name
     if not detail:
         # Without source context of local variables: they may hold secrets.
         detail = "".join(traceback.format_exception(error))

@@ -198,9 +198,16 @@ class Step(BaseStep):
         return mapping.leave_entry(entry)
 
     def _yields(self, made: Any) -> Iterator[Entries]:
+        if inspect.iscoroutine(made):
+            made.close()
         if not isinstance(made, Iterable) or isinstance(made, dict | str | bytes):
+            hint = "it must yield lists of rows"
+            if inspect.iscoroutine(made) or inspect.isasyncgen(made):
+                hint = "it must be a plain `def`; async work is done in `aprocess`, row by row"
+            raise StepError(f"`process` of step {self.name!r} returned {_a(made)}: {hint}")
+        if isinstance(made, list) and any(isinstance(row, dict) for row in made):
             raise StepError(
-                f"`process` of step {self.name!r} returned {_a(made)}: it must yield lists of rows"
+                f"`process` of step {self.name!r} returned its rows: it must `yield` them as a list"
             )
         for entries in made:
             if not isinstance(entries, list):
@@ -237,7 +244,8 @@ class Step(BaseStep):
 
 
 def _a(value: object) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "nothing" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def flat(entries: Entries) -> list[Row]:

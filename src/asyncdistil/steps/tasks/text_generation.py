@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from asyncdistil.errors import DataError
+from asyncdistil.models.sdk import require
 from asyncdistil.models.typing import ChatType, FormattedInput
 from asyncdistil.steps.tasks import prompts
 from asyncdistil.steps.tasks.base import Task
@@ -140,6 +141,8 @@ class TextGenerationWithImage(TextGeneration):
 
     Attributes:
         image_type: What ``image`` holds: a ``url``, ``base64`` text of a JPEG, or a ``PIL`` image.
+            Rows keep no objects of Pillow, so in a pipeline that is the image's file: its bytes, or
+            ``{"bytes": ..., "path": ...}``, as rows of a dataset with a column of images have it.
 
     Example:
         >>> from asyncdistil.steps.tasks import TextGenerationWithImage
@@ -175,9 +178,25 @@ class TextGenerationWithImage(TextGeneration):
             return str(image)
         if self.image_type == "PIL":
             held = BytesIO()
-            image.convert("RGB").save(held, format="JPEG")
+            self._opened(image).convert("RGB").save(held, format="JPEG")
             image = base64.b64encode(held.getvalue()).decode("ascii")
         return f"data:image/jpeg;base64,{image}"
+
+    def _opened(self, image: Any) -> Any:
+        if hasattr(image, "convert"):
+            return image
+        pillow = require("PIL.Image", extra="image", needed_by=type(self).__name__)
+        if isinstance(image, dict):
+            file = image.get("bytes") or image.get("path")
+        else:
+            file = image if isinstance(image, bytes | bytearray) else None
+        if not file:
+            raise DataError(
+                f"column 'image' of task {self.name!r} must hold an image's bytes with "
+                f"image_type='PIL', not {type(image).__name__}; say image_type='url' or 'base64' "
+                "for text"
+            )
+        return pillow.open(file if isinstance(file, str) else BytesIO(file))
 
 
 class ChatGeneration(Task):
