@@ -38,6 +38,6 @@ def test_an_error_of_our_own_while_a_worker_starts_ends_the_run(tmp_path: Path) 
         finally:
             await workers.end(0)
             await launcher.close()
-            store.close()
+            store.close(clean=False)
 
     assert isinstance(asyncio.run(started()), TypeError)
