@@ -45,30 +45,30 @@ def asked(invoke: Invoke, *arguments: str) -> dict[str, Any]:
 
 
 def test_kept_runs_stay_complete_hits_and_collected_ones_are_computed_again(
-    invoke: Invoke, cache: Path
+    invoke_here: Invoke, cache: Path
 ) -> None:
     rows = {factor: pipeline(cache, factor).run()["default"]["train"]["m"] for factor in (2, 3, 4)}
-    listed = asked(invoke, "cache", "ls", "numbers")["runs"]
+    listed = asked(invoke_here, "cache", "ls", "numbers")["runs"]
     assert [run["again"] for run in listed] == ["complete hit"] * 3
     assert [run["commits_of_earlier_runs"] for run in listed] == [0, 3, 3]  # the loader's
     first, second, third = (run["run"] for run in listed)
-    pinned = asked(invoke, "cache", "pin", second)
+    pinned = asked(invoke_here, "cache", "pin", second)
     assert pinned["runs"] == [second]
     assert Path(pinned["file"]).name == "PINS"
 
-    foreseen = asked(invoke, "cache", "gc", "--max-size", "1KB", "--dry-run")
+    foreseen = asked(invoke_here, "cache", "gc", "--max-size", "1KB", "--dry-run")
     assert [one["run"] for one in foreseen["dropped"]] == [first, third]
-    assert [r["run"] for r in asked(invoke, "cache", "ls", "numbers")["runs"]] == [
+    assert [r["run"] for r in asked(invoke_here, "cache", "ls", "numbers")["runs"]] == [
         first,
         second,
         third,
     ]
-    done = asked(invoke, "cache", "gc", "--max-size", "1KB")
+    done = asked(invoke_here, "cache", "gc", "--max-size", "1KB")
     assert [one["run"] for one in done["dropped"]] == [first, third]
     assert done["freed_bytes"] > 1000
     assert abs(done["freed_bytes"] - foreseen["freed_bytes"]) < 200
-    assert [r["run"] for r in asked(invoke, "cache", "ls", "numbers")["runs"]] == [second]
-    assert invoke("cache", "verify").returncode == 0
+    assert [r["run"] for r in asked(invoke_here, "cache", "ls", "numbers")["runs"]] == [second]
+    assert invoke_here("cache", "verify").returncode == 0
 
     kept = pipeline(cache, 3).run()
     assert kept.report["hit"]
@@ -79,8 +79,8 @@ def test_kept_runs_stay_complete_hits_and_collected_ones_are_computed_again(
     # The loader's rows were the pinned run's too.
     assert again.report["steps"]["load"]["rows_replayed"] == 120
 
-    assert asked(invoke, "cache", "unpin", second)["runs"] == []
-    gone = asked(invoke, "cache", "gc", "numbers", "--older-than", "0s")
+    assert asked(invoke_here, "cache", "unpin", second)["runs"] == []
+    gone = asked(invoke_here, "cache", "gc", "numbers", "--older-than", "0s")
     assert len(gone["dropped"]) == 2
     everything = pipeline(cache, 3).run()
     assert everything.report["steps"]["load"]["rows_computed"] == 120
@@ -100,24 +100,24 @@ def test_a_run_that_goes_on_refuses_a_collection_with_code_4(invoke: Invoke, cac
 
 
 def test_answers_that_no_run_needs_go_by_age_and_the_others_stay(
-    invoke: Invoke, cache: Path
+    invoke_here: Invoke, cache: Path
 ) -> None:
     pipeline(cache, 2, rows=4).run()
-    (run,) = asked(invoke, "cache", "ls", "numbers")["runs"]
+    (run,) = asked(invoke_here, "cache", "ls", "numbers")["runs"]
     for owner, count in ((run["run"], 5), ("f" * 32, 7)):
         memo = Memo.open(cache / "memo", run=owner)
         for number in range(count):
             memo.put(Key.of(f"{owner} {number}".encode(), model="a model"), 0, b"x" * 500)
         memo.close()
-    assert asked(invoke, "cache", "gc")["answers_dropped"] == 0
-    asked(invoke, "cache", "pin", "numbers")
-    assert asked(invoke, "cache", "gc", "--older-than", "0s")["answers_dropped"] == 7
+    assert asked(invoke_here, "cache", "gc")["answers_dropped"] == 0
+    asked(invoke_here, "cache", "pin", "numbers")
+    assert asked(invoke_here, "cache", "gc", "--older-than", "0s")["answers_dropped"] == 7
     memo = Memo.open(cache / "memo")
     assert len(memo) == 5
     assert memo.get(Key.of(f"{run['run']} 4".encode(), model="a model")) == b"x" * 500
     memo.close()
-    asked(invoke, "cache", "unpin", "numbers")
-    assert asked(invoke, "cache", "gc", "--max-size", "0")["answers_dropped"] == 5
+    asked(invoke_here, "cache", "unpin", "numbers")
+    assert asked(invoke_here, "cache", "gc", "--max-size", "0")["answers_dropped"] == 5
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,9 @@ def test_answers_that_no_run_needs_go_by_age_and_the_others_stay(
         ("ls", "nobody"),
     ],
 )
-def test_what_cannot_be_meant_ends_with_code_2(invoke: Invoke, arguments: tuple[str, ...]) -> None:
-    done = invoke("cache", *arguments)
+def test_what_cannot_be_meant_ends_with_code_2(
+    invoke_here: Invoke, arguments: tuple[str, ...]
+) -> None:
+    done = invoke_here("cache", *arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

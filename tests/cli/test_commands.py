@@ -222,23 +222,23 @@ def test_a_cache_directory_that_cannot_be_made_ends_with_code_3(
 
 
 def test_the_cache_is_listed_shown_and_verified_and_damage_is_found(
-    invoke: Invoke, script: Path, tmp_path: Path
+    invoke: Invoke, invoke_here: Invoke, script: Path, tmp_path: Path
 ) -> None:
-    assert "no pipeline yet" in invoke("cache", "ls").stdout
+    assert "no pipeline yet" in invoke_here("cache", "ls").stdout
     assert invoke("run", script).returncode == 0
     (listed,) = json.loads(invoke("cache", "ls", "--json").stdout)["pipelines"]
     assert (listed["pipeline"], listed["runs"]) == ("numbers", 1)
-    assert "numbers" in invoke("cache", "ls").stdout
-    shown = json.loads(invoke("cache", "show", "numbers", "--json").stdout)
+    assert "numbers" in invoke_here("cache", "ls").stdout
+    shown = json.loads(invoke_here("cache", "show", "numbers", "--json").stdout)
     steps = {step["step"]: (step["rows"], step["failed"]) for step in shown["steps"]}
     assert steps == {"load": (20, 0), "add": (20, 1)}
-    assert "add" in invoke("cache", "show", "numbers").stdout
-    assert invoke("cache", "verify").returncode == 0
+    assert "add" in invoke_here("cache", "show", "numbers").stdout
+    assert invoke_here("cache", "verify").returncode == 0
     ((root, _),) = stores(tmp_path / "cache")
     victim = max(root.glob("segments/*/*.ads"), key=lambda path: path.stat().st_size)
     assert victim == segment_path(root, bytes.fromhex(victim.parent.name), int(victim.stem))
     _flip_last_byte(victim)
-    damaged = invoke("cache", "verify", "numbers")
+    damaged = invoke_here("cache", "verify", "numbers")
     assert damaged.returncode == 3
     assert str(victim) in damaged.stdout
 

@@ -139,7 +139,7 @@ def pack(here: tuple[Path, dict[str, Any]]) -> Path:
 
 
 def test_a_script_gets_the_very_dataset_elsewhere_without_key_network_or_process(
-    invoke: Invoke, here: tuple[Path, dict[str, Any]], pack: Path, tmp_path: Path
+    invoke_here: Invoke, here: tuple[Path, dict[str, Any]], pack: Path, tmp_path: Path
 ) -> None:
     folder, made = here
     assert not made["hit"]
@@ -148,7 +148,7 @@ def test_a_script_gets_the_very_dataset_elsewhere_without_key_network_or_process
     there.mkdir()
     for name in ("script.py", "questions.jsonl"):
         (there / name).write_bytes((folder / name).read_bytes())
-    taken = asked(invoke, "cache", "import", pack, "--cache-dir", there / "cache")
+    taken = asked(invoke_here, "cache", "import", pack, "--cache-dir", there / "cache")
     assert taken["answers_written"] == 10
     assert taken["datasets_written"] == 1
 
@@ -164,7 +164,7 @@ def test_a_script_gets_the_very_dataset_elsewhere_without_key_network_or_process
 
 
 def test_what_was_taken_in_is_reused_like_work_of_ones_own(
-    invoke: Invoke,
+    invoke_here: Invoke,
     here: tuple[Path, dict[str, Any]],
     pack: Path,
     tmp_path: Path,
@@ -176,7 +176,7 @@ def test_what_was_taken_in_is_reused_like_work_of_ones_own(
     script = (folder / "script.py").read_text()
     (tmp_path / "questions.jsonl").write_bytes((folder / "questions.jsonl").read_bytes())
     (tmp_path / "script.py").write_text(script.replace("len(row", "-len(row"))
-    asked(invoke, "cache", "import", pack, "--cache-dir", tmp_path / "cache")
+    asked(invoke_here, "cache", "import", pack, "--cache-dir", tmp_path / "cache")
     done = run_script(tmp_path / "script.py", tmp_path / "cache", denied=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -190,20 +190,20 @@ def test_what_was_taken_in_is_reused_like_work_of_ones_own(
 
 
 def test_equal_runs_make_equal_packs_and_a_second_import_changes_nothing(
-    invoke: Invoke, here: tuple[Path, dict[str, Any]], pack: Path, tmp_path: Path
+    invoke_here: Invoke, here: tuple[Path, dict[str, Any]], pack: Path, tmp_path: Path
 ) -> None:
     folder, _ = here
     again = asked(
-        invoke,
+        invoke_here,
         *("cache", "export", "carried", "--cache-dir", folder / "cache"),
         *("--to", tmp_path / "again"),
     )
     assert (tmp_path / "again").read_bytes() == pack.read_bytes()
     cache = tmp_path / "cache"
     whole = ("cache", "import", pack, "--cache-dir", cache, "--sha256", again["sha256"])
-    assert not asked(invoke, *whole)["known"]
+    assert not asked(invoke_here, *whole)["known"]
     before = {path: path.read_bytes() for path in cache.rglob("*.a*") if path.is_file()}
-    second = asked(invoke, *whole)
+    second = asked(invoke_here, *whole)
     assert second["known"]
     assert (second["commits_written"], second["datasets_written"]) == (0, 0)
     assert (second["answers_written"], second["answers_known"]) == (0, 10)
@@ -213,7 +213,7 @@ def test_equal_runs_make_equal_packs_and_a_second_import_changes_nothing(
     # A dataset file that was damaged here is mended by it, and kept to be looked at.
     (dataset,) = cache.rglob("*.arrow")
     dataset.write_bytes(b"not what it was")
-    assert asked(invoke, *whole)["datasets_written"] == 1
+    assert asked(invoke_here, *whole)["datasets_written"] == 1
     assert dataset.read_bytes() == before[dataset]
     assert [path.read_bytes() for path in cache.rglob("*.damaged")] == [b"not what it was"]
 

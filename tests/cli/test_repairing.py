@@ -40,7 +40,7 @@ def asked(invoke: Invoke, *arguments: str) -> dict[str, Any]:
 
 
 def test_after_a_repair_the_run_computes_just_what_was_lost(
-    invoke: Invoke, environment: dict[str, str]
+    invoke_here: Invoke, environment: dict[str, str]
 ) -> None:
     cache = Path(environment["ASYNCDISTIL_CACHE_DIR"])
     expected = pipeline(cache).run()["default"]["train"]["m"]
@@ -61,14 +61,14 @@ def test_after_a_repair_the_run_computes_just_what_was_lost(
         pipeline(cache).run()
 
     before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
-    foreseen = asked(invoke, "cache", "repair", "--dry-run")["pipelines"][0]
+    foreseen = asked(invoke_here, "cache", "repair", "--dry-run")["pipelines"][0]
     after = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
     assert before == after
     assert sorted(one["step"] for one in foreseen["batches_lost"]) == ["load", "twice"]
-    told = invoke("cache", "repair", "numbers")
+    told = invoke_here("cache", "repair", "numbers")
     assert told.returncode == 0
     assert "rows to compute again" in told.stdout
-    assert invoke("cache", "verify", "numbers").returncode == 0
+    assert invoke_here("cache", "verify", "numbers").returncode == 0
 
     again = pipeline(cache).run()
     assert again["default"]["train"]["m"] == expected
@@ -76,4 +76,4 @@ def test_after_a_repair_the_run_computes_just_what_was_lost(
     # The loader goes on behind its last whole row: what it then yields is compared by content.
     assert steps["load"]["rows_replayed"] == 50
     assert steps["twice"]["inputs_computed"] == 50
-    assert asked(invoke, "cache", "repair")["pipelines"][0]["sound"]
+    assert asked(invoke_here, "cache", "repair")["pipelines"][0]["sound"]

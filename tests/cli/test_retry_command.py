@@ -53,14 +53,20 @@ pipeline:
 """
 
 
+def asked(invoke: Callable[..., Any], *arguments: str) -> Any:
+    done = invoke(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_failed_rows_are_listed_chosen_and_asked_anew(
-    invoke: Callable[..., Any], tmp_path: Path
+    invoke: Callable[..., Any], invoke_here: Callable[..., Any], tmp_path: Path
 ) -> None:
     script = tmp_path / "halves.py"
     script.write_text(SCRIPT)
     assert invoke("run", script).returncode == 0
 
-    listed = json.loads(invoke("failures", "halves", "--json").stdout)["failures"]
+    listed = asked(invoke_here, "failures", "halves")["failures"]
     assert [(each["step"], each["row"], each["class"]) for each in listed] == [
         ("half", [1], "ValueError"),
         ("half", [3], "KeyError"),
@@ -68,15 +74,17 @@ def test_failed_rows_are_listed_chosen_and_asked_anew(
     ]
     assert [each["attempts"] for each in listed] == [1, 1, 1]
     assert "Traceback" in listed[0]["detail"]
-    chosen = invoke("failures", "halves", "--where", 'failure.kind == "KeyError"', "--rows").stdout
+    chosen = invoke_here(
+        "failures", "halves", "--where", 'failure.kind == "KeyError"', "--rows"
+    ).stdout
     assert chosen.splitlines()[0].startswith("half row 3: KeyError")
     assert "{'n': 3}" in chosen
     assert "1 rows failed" in chosen
-    shown = json.loads(invoke("inspect", "halves", "half", "--where", "failed", "--json").stdout)
+    shown = asked(invoke_here, "inspect", "halves", "half", "--where", "failed")
     assert [row["n"] for row in shown] == [1, 3, 5]
 
     # The name alone does not tell what the step does.
-    refused = invoke("retry", "halves")
+    refused = invoke_here("retry", "halves")
     assert refused.returncode == 2
     assert "name the script" in refused.stderr
 
@@ -98,7 +106,7 @@ def test_failed_rows_are_listed_chosen_and_asked_anew(
     (run,) = json.loads(done.stdout)["runs"]
     assert run["steps"]["half"]["inputs_computed"] == 1
     assert run["failed_rows"] == 2
-    shown = json.loads(invoke("inspect", "halves", "half", "--json").stdout)
+    shown = asked(invoke_here, "inspect", "halves", "half")
     assert [row["half"] for row in shown] == [0, None, 1, None, 2, 20]
     why = invoke("explain", script, "half", "--row", "5").stdout
     assert "asked anew for" in why
@@ -106,7 +114,7 @@ def test_failed_rows_are_listed_chosen_and_asked_anew(
 
 
 def test_a_stored_pipeline_of_library_steps_is_retried_by_its_name(
-    invoke: Callable[..., Any], tmp_path: Path
+    invoke: Callable[..., Any], invoke_here: Callable[..., Any], tmp_path: Path
 ) -> None:
     file = tmp_path / "plain.yaml"
     file.write_text(FILE)
@@ -118,9 +126,9 @@ def test_a_stored_pipeline_of_library_steps_is_retried_by_its_name(
     assert run["steps"]["load"]["rows_replayed"] == 2
     again = invoke("run", file, "--json")
     assert json.loads(again.stdout)["runs"][0]["hit"]
-    odd = invoke("retry", "plain", "--where", "n >")
+    odd = invoke_here("retry", "plain", "--where", "n >")
     assert odd.returncode == 5
     assert "at character" in odd.stderr
-    nameless = invoke("retry", "plain", "--with", "columns=1")
+    nameless = invoke_here("retry", "plain", "--with", "columns=1")
     assert nameless.returncode == 2
     assert "--step" in nameless.stderr

@@ -74,6 +74,8 @@ class Desk(BaseHTTPRequestHandler):
 
     server: Hub
     protocol_version = "HTTP/1.1"
+    # Or each reply waits 40 ms for the acknowledgement of its first half.
+    disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -161,7 +163,7 @@ def _upload_mode(name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def hub() -> Iterator[Hub]:
     server = Hub()
-    thread = Thread(target=server.serve_forever)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
     server.shutdown()

@@ -89,6 +89,8 @@ def people() -> Iterator[ArgillaStandIn]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version: ClassVar[str] = "HTTP/1.1"
+        # Or each reply waits 40 ms for the acknowledgement of its first half.
+        disable_nagle_algorithm: ClassVar[bool] = True
 
         def _serve(self) -> None:
             sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -110,7 +112,7 @@ def people() -> Iterator[ArgillaStandIn]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     stand_in.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
     yield stand_in

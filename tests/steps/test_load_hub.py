@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -43,6 +43,8 @@ class Hub(ThreadingHTTPServer):
 
 class Answers(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Or each reply waits 40 ms for the acknowledgement of its first half.
+    disable_nagle_algorithm = True
     server: Hub
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -99,7 +101,7 @@ class Answers(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = _handle
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hub() -> Iterator[Hub]:
     server = Hub()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -155,68 +157,88 @@ def load(url: str, home: Path, *arguments: dict[str, Any], **env: str) -> tuple[
 
 
 ROWS = [{"n": n} for n in range(5)]
+NEWER = [{"n": 9}]
 
 
-def test_a_hub_dataset_is_loaded_at_the_resolved_commit(hub: Hub, tmp_path: Path) -> None:
+class Loaded(NamedTuple):
+    """What two processes loaded, before and after a commit."""
+
+    home: Path
+    old: str
+    new: str
+    before: list[Any]
+    after: list[Any]
+
+
+@pytest.fixture(scope="module")
+def loaded(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """A start of a process takes longer than all that one of them loads, so there are few."""
+    place = tmp_path_factory.mktemp("hub")
+    folders = []
+    for number, rows in enumerate([ROWS, ROWS, ROWS[1:]]):
+        folder = place / str(number)
+        folder.mkdir()
+        (folder / FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        folders.append({"repo_id": str(folder)})
+    home = place / "home"
     old = hub.commit(ROWS)
-    (first, streamed, few), _ = load(
+    before, _ = load(
         hub.url,
-        tmp_path,
+        home,
         {"repo_id": REPO},
         {"repo_id": REPO, "streaming": True},
         {"repo_id": REPO, "num_examples": 3},
+        {"repo_id": "org/other"},
+        {},
+        {"repo_id": REPO, "split": "test"},
+        *folders,
     )
-    assert first[1:] == [old, first[2], ROWS, ROWS[2:], True]
+    new = hub.commit(NEWER)
+    after, _ = load(hub.url, home, {"repo_id": REPO, "revision": old}, {"repo_id": REPO})
+    return Loaded(home, old, new, before, after)
+
+
+def test_a_hub_dataset_is_loaded_at_the_resolved_commit(loaded: Loaded) -> None:
+    first, streamed, few = loaded.before[:3]
+    assert first[1:] == [loaded.old, first[2], ROWS, ROWS[2:], True]
     assert streamed[3:] == [ROWS, ROWS[2:], True]
     assert few[3:] == [ROWS[:3], ROWS[2:3], True]
     assert first[0] != few[0]
 
-    new = hub.commit([{"n": 9}])
-    (moved, pinned), _ = load(
-        hub.url, tmp_path, {"repo_id": REPO}, {"repo_id": REPO, "revision": old}
-    )
-    assert (moved[1], moved[3]) == (new, [{"n": 9}])
-    assert (pinned[1], pinned[3]) == (old, ROWS)
+    pinned, moved = loaded.after
+    assert (moved[1], moved[3]) == (loaded.new, NEWER)
+    assert (pinned[1], pinned[3]) == (loaded.old, ROWS)
     assert moved[0] != pinned[0] == first[0]
 
 
-def test_offline_the_last_commit_loaded_is_used_and_named(hub: Hub, tmp_path: Path) -> None:
-    commit = hub.commit(ROWS)
-    (online,), _ = load(hub.url, tmp_path, {"repo_id": REPO})
-    unseen = hub.commit([{"n": 9}])
+def test_offline_the_last_commit_loaded_is_used_and_named(
+    hub: Hub, loaded: Loaded, tmp_path: Path
+) -> None:
+    unseen = hub.commit([{"n": 10}])
     (offline, other), log = load(
         hub.url,
-        tmp_path,
+        loaded.home,
         {"repo_id": REPO},
         {"repo_id": REPO, "revision": unseen},
         HF_HUB_OFFLINE="1",
     )
-    assert offline[:2] == online[:2]
-    assert offline[3] == ROWS
-    assert f"is used at commit {commit}, the last one loaded here" in log
+    assert offline[:2] == loaded.after[1][:2]
+    assert offline[3] == NEWER
+    assert f"is used at commit {loaded.new}, the last one loaded here" in log
     # `datasets` itself would give the rows of the other commit here.
     assert f"commit {unseen} of dataset {REPO!r} is not here" in other
     (refused,), _ = load(hub.url, tmp_path / "new", {"repo_id": REPO}, HF_HUB_OFFLINE="1")
     assert "was never loaded here before" in refused
 
 
-def test_an_unknown_dataset_and_a_missing_name_are_refused(hub: Hub, tmp_path: Path) -> None:
-    hub.commit(ROWS)
-    (unknown, unnamed, split), _ = load(
-        hub.url, tmp_path, {"repo_id": "org/other"}, {}, {"repo_id": REPO, "split": "test"}
-    )
+def test_an_unknown_dataset_and_a_missing_name_are_refused(loaded: Loaded) -> None:
+    unknown, unnamed, split = loaded.before[3:6]
     assert "the hub has no dataset 'org/other' that you may read" in unknown
     assert "give it repo_id=" in unnamed
     assert "can't be loaded" in split
 
 
-def test_a_local_folder_is_loaded_and_named_by_content(tmp_path: Path) -> None:
-    folders = []
-    for number, rows in enumerate([ROWS, ROWS, ROWS[1:]]):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        folders.append({"repo_id": str(folder)})
-    made, _ = load("http://127.0.0.1:9", tmp_path / "home", *folders)
+def test_a_local_folder_is_loaded_and_named_by_content(loaded: Loaded) -> None:
+    made = loaded.before[6:]
     assert [rows for _, _, _, rows, _, _ in made] == [ROWS, ROWS, ROWS[1:]]
     assert made[0][0] == made[1][0] != made[2][0]
