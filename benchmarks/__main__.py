@@ -8,10 +8,12 @@ import json
 import pkgutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import benchmarks
 from benchmarks.environment import environment
@@ -21,6 +23,7 @@ from benchmarks.rivals import state_directory
 from benchmarks.table import markdown
 
 RESULTS = Path(__file__).parent / "results"
+_AT_ONCE = 2
 _MACHINERY = frozenset(
     {"__main__", "environment", "harness", "picture", "processes", "publish", "rivals", "table"}
 )
@@ -84,7 +87,6 @@ def main() -> int:
 
 
 def _measure(chosen: dict[str, ModuleType], options: argparse.Namespace) -> int:
-    rivals = options.rivals or ("none" if options.fast else "all")
     work = state_directory() / "work"
     work.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {
@@ -93,40 +95,60 @@ def _measure(chosen: dict[str, ModuleType], options: argparse.Namespace) -> int:
         "questions": [],
     }
     failures: list[str] = []
-    for name, module in chosen.items():
-        print(f"{name}: {question_of(module)}", flush=True)
-        bench = Bench(
-            fast=options.fast,
-            repeats=options.repeat,
-            budget_seconds=options.budget,
-            rivals=rivals,
-            say=lambda line: print(line, flush=True),
-        )
-        started = time.monotonic()
-        try:
-            module.answer(bench)
-        except Exception as error:
-            # The other questions may still be answered.
-            failures.append(f"{name}: {type(error).__name__}: {error}")
-        results["questions"].append(
-            {
-                "name": name,
-                "question": question_of(module),
-                "took_seconds": time.monotonic() - started,
-                "cases": [asdict(case) for case in bench.cases],
-            }
-        )
-        failures += [
-            f"{name}: {case.name}: {column}: {kept.note}"
-            for case in bench.cases
-            for column, kept in case.columns.items()
-            if kept.note and kept.subject in ("ours", "floor")
-        ]
-        _write(results, options.output)
+    # Where no figure counts, one question need not wait for the other.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        each = pool.map if options.fast else map
+        for answer in each(partial(_ask, options=options), chosen.items()):
+            results["questions"].append(answer.entry)
+            failures += answer.failures
+            _write(results, options.output)
     print("\n" + markdown(results))
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+class _Answer(NamedTuple):
+    """What is written down about a question, and what went wrong."""
+
+    entry: dict[str, Any]
+    failures: list[str]
+
+
+def _ask(question: tuple[str, ModuleType], options: argparse.Namespace) -> _Answer:
+    name, module = question
+    lines: list[str] = []
+    say = lines.append if options.fast else partial(print, flush=True)
+    say(f"{name}: {question_of(module)}")
+    bench = Bench(
+        fast=options.fast,
+        repeats=options.repeat,
+        budget_seconds=options.budget,
+        rivals=options.rivals or ("none" if options.fast else "all"),
+        say=say,
+    )
+    started = time.monotonic()
+    failures = []
+    try:
+        module.answer(bench)
+    except Exception as error:
+        # The other questions may still be answered.
+        failures.append(f"{name}: {type(error).__name__}: {error}")
+    if lines:
+        print("\n".join(lines), flush=True)
+    failures += [
+        f"{name}: {case.name}: {column}: {kept.note}"
+        for case in bench.cases
+        for column, kept in case.columns.items()
+        if kept.note and kept.subject in ("ours", "floor")
+    ]
+    entry = {
+        "name": name,
+        "question": question_of(module),
+        "took_seconds": time.monotonic() - started,
+        "cases": [asdict(case) for case in bench.cases],
+    }
+    return _Answer(entry, failures)
 
 
 def _write(results: dict[str, Any], output: Path) -> None:
