@@ -99,6 +99,18 @@ def test_the_stand_in_obeys_the_schema_of_a_pydantic_class(prompt: str, index: i
     assert violation(msgspec.json.decode(text), schema) == ""
 
 
+def test_the_stand_in_stops_where_a_schema_comes_back_to_itself() -> None:
+    class Node(BaseModel):
+        name: str
+        children: list[Node] = []
+        parent: Node | None = None
+
+    for prompt in map(str, range(20)):
+        text = answer(prompt, schema=Node.model_json_schema())
+        Node.model_validate_json(text)
+        assert len(text) < 200
+
+
 @given(st.text())
 def test_the_complaint_about_what_is_no_json_is_a_sentence(text: str) -> None:
     structure = structure_of({"schema": Leaf})

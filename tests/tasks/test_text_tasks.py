@@ -55,6 +55,14 @@ def test_a_column_that_the_template_does_not_use_is_refused_at_once() -> None:
         TextGeneration(llm=LLM, template="{{ a }}", columns=["a", "b"])
 
 
+def test_a_name_that_no_column_fills_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    template = "{{ a }}{{ mispelt }}{% if b is defined %}{{ b }}{% endif %}{{ range(1) }}"
+    task = TextGeneration(llm=LLM, template=template, columns=["a"])
+    task.num_generations = 2
+    (said,) = caplog.messages
+    assert "'mispelt', which stays empty" in said
+
+
 def test_a_template_that_is_none_is_refused_at_once_with_the_line() -> None:
     with pytest.raises(ValueError, match="line 1"):
         TextGeneration(llm=LLM, template="{{ a", columns=["a"])

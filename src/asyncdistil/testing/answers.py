@@ -119,20 +119,27 @@ def instance(
     path: str = "$",
     depth: int = 0,
     root: Mapping[str, Any] | None = None,
+    within: frozenset[str] = frozenset(),
 ) -> Any:
     """A value that satisfies a JSON schema, drawn from the prompt.
 
     Covers ``type``, ``enum``, ``const``, ``$ref`` into the same document, ``anyOf``, ``oneOf``,
     ``allOf``, objects, arrays, and the bounds of strings, numbers and arrays. Keywords beyond those
-    (``pattern``, ``format``, ``not``) are ignored.
+    (``pattern``, ``format``, ``not``) are ignored. What refers to a definition that it is
+    ``within`` holds no more than it must.
     """
     root = schema if root is None else root
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        depth = max(depth, _MAX_DEPTH) if reference in within else depth
+        within |= {reference}
     schema = _resolved(schema, root)
     number = draw("schema", prompt, index, path)
 
     def inner(part: Mapping[str, Any], step: str) -> Any:
+        place = f"{path}/{step}"
         return instance(
-            part, prompt, index=index, path=f"{path}/{step}", depth=depth + 1, root=root
+            part, prompt, index=index, path=place, depth=depth + 1, root=root, within=within
         )
 
     if "const" in schema:

@@ -12,6 +12,11 @@ from asyncdistil.batch import Digest
 from asyncdistil.errors import SignatureMismatch
 from asyncdistil.transport.messages import Load
 
+_NOT_CARRIED = (
+    "Raised while a worker put the step together from what was sent to it. Some objects don't "
+    "survive that journey: make them in `load()`, or see docs/code-identity.md, 'In the worker'."
+)
+
 
 def settle_in(load: Load) -> str | None:
     """Take over module search path and working directory of the parent.
@@ -40,7 +45,11 @@ def rebuild(load: Load) -> tuple[Any, Digest | None]:
         Exception: Whatever importing or unpacking the step raises.
     """
     # cloudpickle's output is plain pickle; what it needs of itself it imports.
-    made = pickle.loads(load.payload)
+    try:
+        made = pickle.loads(load.payload)
+    except Exception as error:
+        error.add_note(_NOT_CARRIED)
+        raise
     if load.code is None:
         return made, None
     signed = made[0] if isinstance(made, tuple) else made

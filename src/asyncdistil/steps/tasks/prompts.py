@@ -5,6 +5,7 @@ jinja2 is imported at the first rendering, so that looking at a task class costs
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,9 @@ def compiled(text: str, *, trim: bool = False) -> jinja2.Template:
 def check_columns(text: str, columns: Collection[str], *, where: str) -> None:
     """Compare the names that a template uses with the columns that it may use.
 
+    A name that is no column is logged as a warning: Jinja2 writes nothing in its place, which is
+    seldom what was meant.
+
     Args:
         text: Jinja2 template.
         columns: Columns declared for it.
@@ -79,10 +83,12 @@ def check_columns(text: str, columns: Collection[str], *, where: str) -> None:
     Raises:
         ParameterError: A declared column is not used.
     """
-    from jinja2 import Environment, TemplateSyntaxError, meta
+    from jinja2 import Environment, TemplateSyntaxError, meta, nodes
 
+    environment = Environment()
     try:
-        used = meta.find_undeclared_variables(Environment().parse(text))
+        parsed = environment.parse(text)
+        used = meta.find_undeclared_variables(parsed)
     except TemplateSyntaxError:
         compiled(text)  # raises the same fault with a message that says what to do
         raise
@@ -91,6 +97,23 @@ def check_columns(text: str, columns: Collection[str], *, where: str) -> None:
             f"{where} declares the columns {unused}, but its template uses only {sorted(used)}: "
             f"write {{{{ {unused[0]} }}}} into the template, or leave the name out of `columns`"
         )
+    asked_for = {
+        test.node.name
+        for test in parsed.find_all(nodes.Test)
+        if isinstance(test.node, nodes.Name) and test.name in ("defined", "undefined")
+    }
+    for name in sorted(used - set(columns) - set(environment.globals) - asked_for):
+        _warn_of_unfilled(name, where)
+
+
+@cache  # a step is checked again whenever one of its fields is set
+def _warn_of_unfilled(name: str, where: str) -> None:
+    logging.getLogger("asyncdistil.steps").warning(
+        "the template of %s uses %r, which stays empty because it is not in `columns`: add it "
+        "there, or mend its spelling",
+        where,
+        name,
+    )
 
 
 @cache
