@@ -182,6 +182,28 @@ def test_an_answer_that_was_written_meanwhile_stays(cache: Path, key: Keys, make
     assert left(cache, key, "asked again", "not asked again") == {"asked again"}
 
 
+def test_an_answer_that_was_written_meanwhile_by_a_clock_set_back_stays(
+    cache: Path, key: Keys, make_run: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(cache, OLD, key("asked again"), key("of nobody"))
+    make_run(cache, "p", OLD, seconds=LONG_AGO)
+    collection = chosen(cache, EVERYTHING)
+    monkeypatch.setattr("time.time_ns", lambda: 1)
+    put(cache, NEW, key("asked again"))
+    collection.collect()
+    assert left(cache, key, "asked again", "of nobody") == {"asked again"}
+
+
+def test_of_one_pipeline_the_first_run_goes_first_whatever_the_clock_said(
+    cache: Path, make_run: Make
+) -> None:
+    make_run(cache, "p", OLD, seconds=FAR_AHEAD)
+    make_run(cache, "p", NEW, seconds=LONG_AGO)
+    size = chosen(cache, Limits()).size_bytes
+    collection = chosen(cache, Limits(max_bytes=size - 1))
+    assert [one.part.run for one in collection.dropped] == [OLD]
+
+
 def test_what_was_superseded_goes_without_any_limit_once_it_is_worth_it(
     cache: Path, key: Keys, make_run: Make
 ) -> None:

@@ -207,10 +207,12 @@ def _run(begin: RunBegin, end: RunEnd | None) -> dict[str, Any]:
         ended = f"completed, {end.failed:,} rows failed" if end.failed else "completed"
     else:
         ended = f"stopped: {end.reason}"
+    seconds = end.wall_seconds - begin.wall_seconds if end is not None else 0.0
     return {
         "run": str(begin.run),
         "started": datetime.fromtimestamp(begin.wall_seconds, UTC).isoformat(timespec="seconds"),
-        "seconds": None if end is None else round(end.wall_seconds - begin.wall_seconds, 3),
+        # A clock that was set back meanwhile tells nothing.
+        "seconds": None if end is None or seconds < 0 else round(seconds, 3),
         "resumed": begin.resumed,
         "ended": ended,
     }

@@ -65,7 +65,7 @@ class _Answers:
     """The memo, entry by entry, with how many runs need each."""
 
     names: list[bytes] = field(default_factory=list)
-    stamps: list[float] = field(default_factory=list)
+    stamps: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     by_name: dict[bytes, int] = field(default_factory=dict)
     by_run: defaultdict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -192,7 +192,7 @@ class Collection:
         try:
             for at, (info, entry) in enumerate(memo.entries()):
                 answers.names.append(entry.name)
-                answers.stamps.append(info.written_seconds)
+                answers.stamps.append(info.stamp)
                 answers.sizes.append(info.size_bytes)
                 answers.by_name[entry.name] = at
                 answers.by_run[info.run].append(at)
@@ -222,7 +222,7 @@ class Collection:
                     self._drop(survey, run)
         answers = self._answers
         for at, stamp in enumerate(answers.stamps):
-            if stamp < before_seconds and not answers.needs[at]:
+            if stamp < before_seconds * 1e9 and not answers.needs[at]:
                 answers.dropped.add(at)
 
     def _drop_until(self, max_bytes: int) -> None:
@@ -234,13 +234,11 @@ class Collection:
             if not answers.needs[at] and at not in answers.dropped
         ]
         heapq.heapify(unneeded)
-        runs = sorted(
-            ((run.seconds, number, run) for number, run in self._runs()), key=lambda item: item[:2]
-        )
+        runs = sorted(self._runs(), key=lambda item: item[:2])
         left = self.size_bytes - self.freed_bytes()
         last = (float("inf"), -1, None)
         for seconds, number, run in [*runs, last]:  # pragma: no branch - the last one returns
-            while left > max_bytes and unneeded and unneeded[0][0] <= seconds:
+            while left > max_bytes and unneeded and unneeded[0][0] <= seconds * 1e9:
                 _, at = heapq.heappop(unneeded)
                 answers.dropped.add(at)
                 left -= answers.sizes[at]
@@ -252,10 +250,14 @@ class Collection:
                 heapq.heappush(unneeded, (answers.stamps[at], at))
             left -= self.dropped[-1].size_bytes
 
-    def _runs(self) -> Iterable[tuple[int, RunPart]]:
+    def _runs(self) -> Iterable[tuple[float, int, RunPart]]:
+        """Runs that may go, each with its time and the number of its store."""
         for number, survey in enumerate(self.surveys):
+            seconds = 0.0
             for run in survey.droppable():
-                yield number, run
+                # In a store its order counts: clocks are set back.
+                seconds = max(seconds, run.seconds)
+                yield seconds, number, run
 
     def _drop(self, survey: Survey, run: RunPart) -> list[int]:
         """Decide that a run goes; the entries that nobody needs any more."""
@@ -276,15 +278,12 @@ class Collection:
 
     def _collect_answers(self) -> int:
         answers = self._answers
-        gone = {answers.names[at] for at in answers.dropped}
+        gone = {answers.names[at]: answers.stamps[at] for at in answers.dropped}
         memo = Memo.open(memo_dir(self._cache_dir), files=self._files)
         try:
-            # What was written since is of a run that was not looked at.
+            # What was written since, in its place, is of a run that was not looked at.
             return memo.compact(
-                lambda entry: (
-                    name_of(entry.digest, entry.sample) not in gone
-                    or entry.written_seconds >= self._began_seconds
-                )
+                lambda entry: gone.get(name_of(entry.digest, entry.sample)) != entry.stamp
             ).freed_bytes
         finally:
             memo.close()

@@ -37,7 +37,7 @@ class EntryInfo(NamedTuple):
         model: Readable identity of who answered.
         digest: Digest of its key.
         sample: Its number in the pool of the key.
-        written_seconds: When, as Unix time.
+        stamp: When, in nanoseconds of Unix time; grows with each answer that takes its place.
         size_bytes: Its record on disk.
         run: Digest of the run that wrote it, zeros if none did.
     """
@@ -45,9 +45,14 @@ class EntryInfo(NamedTuple):
     model: str
     digest: bytes
     sample: int
-    written_seconds: float
+    stamp: int
     size_bytes: int
     run: bytes = NO_RUN
+
+    @property
+    def written_seconds(self) -> float:
+        """When, as Unix time."""
+        return self.stamp / 1e9
 
 
 @dataclass(slots=True)
@@ -256,7 +261,7 @@ def _entries(
                 models[at],
                 entry.name[:DIGEST_BYTES],
                 int.from_bytes(entry.name[DIGEST_BYTES:], "big"),
-                entry.stamp / 1e9,
+                entry.stamp,
                 length << 3,
                 entry.run,
             ),

@@ -12,6 +12,7 @@ from asyncdistil import __version__
 from asyncdistil.batch import Usage
 from asyncdistil.errors import CorruptRecord
 from asyncdistil.graph.drawing import Box, Link, draw_svg
+from asyncdistil.log.events import RunBegin, RunEnd
 from asyncdistil.report.timeline import MOST_LANES, draw_spark, draw_timeline, timeline_of
 from asyncdistil.supervisor.stored_run import StoredRun
 from asyncdistil.supervisor.stored_wiring import StoredStep
@@ -105,11 +106,17 @@ def _facts(run: StoredRun, state: str) -> list[tuple[str, str]]:
     if end is None:
         facts.append(("state", state or "under way, or stopped without a word"))
     else:
-        facts.append(("took", f"{end.wall_seconds - run.begin.wall_seconds:.1f} s"))
+        facts.append(("took", f"{seconds_of(run.begin, end) or '?'} s"))
         facts.append(("state", "complete" if end.completed else f"stopped: {end.reason}"))
     facts.append(("signature", run.begin.signature))
     facts.append(("signature with parameters", run.begin.aggregated_signature))
     return facts
+
+
+def seconds_of(begin: RunBegin, end: RunEnd) -> str:
+    """How long a run took, for people; empty if the clock was set back meanwhile."""
+    seconds = end.wall_seconds - begin.wall_seconds
+    return f"{seconds:,.1f}" if seconds >= 0 else ""
 
 
 def time_of(seconds: float) -> str:

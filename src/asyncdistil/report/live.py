@@ -28,7 +28,7 @@ from asyncdistil.errors import AsyncDistilError, StorageError
 from asyncdistil.log import StoreReader, stores
 from asyncdistil.log.events import RunBegin, RunEnd
 from asyncdistil.log.holder import lock_holder
-from asyncdistil.report.figures import figures_of, time_of
+from asyncdistil.report.figures import figures_of, seconds_of, time_of
 from asyncdistil.report.page import rendered, whole_page
 from asyncdistil.supervisor.stored_run import StoredRun
 
@@ -274,7 +274,7 @@ class LivePages:
                     "run": begin.run,
                     "address": self._path(root.name, begin.run),
                     "started": time_of(begin.wall_seconds),
-                    "seconds": f"{end.wall_seconds - begin.wall_seconds:,.1f}" if end else "",
+                    "seconds": seconds_of(begin, end) if end else "",
                     "ended": _ending(end) if end else _state(root),
                     "stopped": end is not None and not end.completed,
                 }
