@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from asyncdistil.errors import BatchesPending, ModelAuthError, ParameterError, RunStopped
 from asyncdistil.memo import Memo, Replies
-from asyncdistil.models import AzureOpenAILLM, OpenAILLM, memoized
+from asyncdistil.models import AzureOpenAILLM, OpenAILLM, TogetherLLM, memoized
+from asyncdistil.models.offline import azure
 from asyncdistil.models.reply import Reply
 from asyncdistil.steps import tasks
 from asyncdistil.testing.chaos import Fault, Seen
@@ -313,16 +314,68 @@ def test_a_task_that_asks_more_than_once_refuses() -> None:
 
 
 def test_a_service_without_batches_says_so() -> None:
-    llm = AzureOpenAILLM(
+    llm = TogetherLLM(
         model="x",
         base_url="http://127.0.0.1:9",
         api_key="any",
-        api_version="1",
         use_offline_batch_generation=True,
     )
     llm.load()
     with pytest.raises(ParameterError, match="has no offline batch generation"):
         llm.generate_outputs(CHATS)
+
+
+def on_azure(server: ModelServer, **fields: Any) -> AzureOpenAILLM:
+    given: dict[str, Any] = {
+        "use_offline_batch_generation": True,
+        "offline_batch_generation_block_until_done": 0,
+    }
+    return AzureOpenAILLM(
+        model="a deployment",
+        base_url=server.url.removesuffix("/v1"),
+        api_key="any",
+        api_version="2024-10-21",
+        **given | fields,
+    )
+
+
+def test_azure_is_asked_by_its_own_paths_once_it_has_looked_through_the_file(
+    server: ModelServer, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azure, "_BETWEEN_LOOKS_SECONDS", 0)
+    server.batches.looks_until_usable = 3
+    server.batches.looks_until_done = 3
+    llm = loaded(on_azure(server, offline_batch_generation_block_until_done=None))
+    for _ in range(2):
+        with pytest.raises(BatchesPending, match="1 batch of 6 requests"):
+            llm.generate_outputs(CHATS)
+    batched = texts(llm.generate_outputs(CHATS))
+    assert set(server.batches.lines.values()) == {1}
+    assert {order["model"] for order in map(json.loads, server.batches.prompts)} == {"a deployment"}
+    asked = {request.path.rpartition("/")[0] for request in server.requests}
+    assert asked == {"/openai", "/openai/files", "/openai/files/file-1", "/openai/batches"}
+    assert {request.headers["api-key"] for request in server.requests} == {"any"}
+    alone = loaded(on_azure(server, use_offline_batch_generation=False))
+    assert texts(alone.generate_outputs(CHATS)) == batched
+
+
+def test_an_order_to_azure_whose_confirmation_is_lost_is_not_given_twice(
+    server: ModelServer, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azure, "_BETWEEN_LOOKS_SECONDS", 0)
+    server.batches.loses_replies = 1
+    assert all(texts(loaded(on_azure(server)).generate_outputs(CHATS)))
+    assert set(server.batches.lines.values()) == {1}
+
+
+def test_a_file_that_azure_refuses_stops_the_run_with_its_status(
+    server: ModelServer, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azure, "_BETWEEN_LOOKS_SECONDS", 0)
+    server.batches.file_status = "error"
+    with pytest.raises(RunStopped, match=r"makes no batch of the file file-0, .* 'error'"):
+        loaded(on_azure(server)).generate_outputs(CHATS)
+    assert not server.batches.batches
 
 
 def test_no_record_and_no_message_holds_the_key(

@@ -22,6 +22,7 @@ Answerer: TypeAlias = Callable[[str, Mapping[str, Any]], tuple[int, Any]]
 """Given a path and a request: status and body of the reply."""
 
 _FILES, _BATCHES = "/v1/files", "/v1/batches"
+_AZURE = "/openai/"
 
 
 @dataclass(slots=True)
@@ -58,6 +59,8 @@ class BatchService:
         lines: How often each line was submitted, by ``custom_id``.
         prompts: How often each request body was submitted.
         batches: All batches, oldest first.
+        looks_until_usable: On Azure's paths, a file can be used when it is looked at for this time.
+        file_status: What becomes of files there, once they were looked at so often.
     """
 
     def __init__(self, answer: Answerer) -> None:
@@ -73,21 +76,27 @@ class BatchService:
         self.lines: Counter[str] = Counter()
         self.prompts: Counter[bytes] = Counter()
         self.batches: dict[str, Batch] = {}
+        self.looks_until_usable = 1
+        self.file_status = "processed"
+        self._file_looks: Counter[str] = Counter()
         self._answer = answer
         self._files: dict[str, bytes] = {}
 
     def serves(self, path: str) -> bool:
         """Whether a path is one of this service's."""
-        return path.startswith((_FILES, _BATCHES))
+        return _plain(path).startswith((_FILES, _BATCHES))
 
     async def serve(self, request: web.BaseRequest) -> web.Response:
         """Answer a request to one of these paths."""
-        parts = request.path.removeprefix("/v1/").split("/")
-        if request.path == _FILES and request.method == "POST":
-            return await self._upload(request)
-        if request.path == _BATCHES:
+        path, azure = _plain(request.path), request.path.startswith(_AZURE)
+        if azure and not request.query.get("api-version"):
+            return wire.error("404", "an api-version is wanted")
+        parts = path.removeprefix("/v1/").split("/")
+        if path == _FILES and request.method == "POST":
+            return await self._upload(request, azure=azure)
+        if path == _BATCHES:
             if request.method == "POST":
-                reply = self._make(msgspec.json.decode(await request.read()))
+                reply = self._make(msgspec.json.decode(await request.read()), azure=azure)
                 if self.loses_replies:
                     self.loses_replies -= 1
                     wire.cut(request, clean=False)
@@ -96,6 +105,8 @@ class BatchService:
             return self._list(request.query)
         if parts[0] == "files" and parts[-1] == "content" and parts[1] in self._files:
             return web.Response(body=self._files[parts[1]], content_type="application/jsonl")
+        if azure and parts[0] == "files" and parts[1] in self._files:
+            return wire.reply(self._looked_through(parts[1]))
         batch = self.batches.get(parts[1]) if parts[0] == "batches" else None
         if batch is None:
             return wire.error("404", "no such file or batch")
@@ -103,16 +114,26 @@ class BatchService:
             batch.fate = "cancelled"
         return self._look(batch)
 
-    async def _upload(self, request: web.BaseRequest) -> web.Response:
+    async def _upload(self, request: web.BaseRequest, *, azure: bool) -> web.Response:
         form = await request.post()
         given = form.get("file")
         if form.get("purpose") != "batch" or not isinstance(given, web.FileField):
             return wire.error("400", "a file and the purpose 'batch' are wanted")
         name = f"file-{len(self._files)}"
         self._files[name] = given.file.read()
-        return wire.reply({"id": name, "object": "file", "purpose": "batch"})
+        shown = {"id": name, "object": "file", "purpose": "batch"}
+        return wire.reply({**shown, "status": "pending"} if azure else shown)
 
-    def _make(self, order: Mapping[str, Any]) -> web.Response:
+    def _looked_through(self, name: str) -> dict[str, Any]:
+        self._file_looks[name] += 1
+        usable = self._file_looks[name] >= self.looks_until_usable
+        return {"id": name, "status": self.file_status if usable else "pending"}
+
+    def _make(self, order: Mapping[str, Any], *, azure: bool) -> web.Response:
+        if azure and self._file_looks[order.get("input_file_id", "")] < self.looks_until_usable:
+            return wire.error("400", "the file is not processed yet")
+        if azure != (order.get("endpoint") == "/chat/completions"):
+            return wire.error("400", "there is no such endpoint")
         content = self._files.get(order.get("input_file_id", ""))
         if content is None or order.get("completion_window") != "24h":
             return wire.error("400", "an uploaded file and the window '24h' are wanted")
@@ -174,15 +195,26 @@ class BatchService:
         total = len(self._files[batch.order["input_file_id"]].splitlines())
         why = [{"code": "invalid_request", "message": "the file of the batch is not accepted"}]
         failed = batch.done and batch.fate == "failed"
+        counts: dict[str, int | None]
+        counts = {"total": total, "completed": total * batch.done, "failed": 0}
+        waiting = "in_progress"
+        if not batch.done and not batch.order["endpoint"].startswith("/v1/"):
+            # Azure knows no counts as long as it looks through the file.
+            counts, waiting = dict.fromkeys(counts), "Validating"
         return {
             "id": batch.id,
             "object": "batch",
-            "status": batch.fate if batch.done else "in_progress",
+            "status": batch.fate if batch.done else waiting,
             "endpoint": batch.order["endpoint"],
             "input_file_id": batch.order["input_file_id"],
             "metadata": batch.order.get("metadata"),
             "errors": {"object": "list", "data": why} if failed else None,
-            "request_counts": {"total": total, "completed": total * batch.done, "failed": 0},
+            "request_counts": counts,
             "system_fingerprint": NAME,
             **batch.files,
         }
+
+
+def _plain(path: str) -> str:
+    """A path of Azure as OpenAI has it."""
+    return f"/v1/{path.removeprefix(_AZURE)}" if path.startswith(_AZURE) else path

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncdistil.models.offline.anthropic import AnthropicBatches
+    from asyncdistil.models.offline.azure import AzureBatches
     from asyncdistil.models.offline.desk import Desk, Habits
     from asyncdistil.models.offline.gathering import Gathering
     from asyncdistil.models.offline.openai import OpenAIBatches
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "MAX_OUTPUT_BYTES": "service",
     "AnthropicBatches": "anthropic",
+    "AzureBatches": "azure",
     "BatchRecord": "records",
     "BatchService": "service",
     "Desk": "desk",
@@ -44,6 +46,7 @@ _HOMES = {
 __all__ = [
     "MAX_OUTPUT_BYTES",
     "AnthropicBatches",
+    "AzureBatches",
     "BatchRecord",
     "BatchService",
     "Desk",

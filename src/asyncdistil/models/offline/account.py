@@ -77,10 +77,11 @@ class Account:
             kind: Of a batch.
             cursor: Name of the parameter that says behind which batch to go on.
         """
+        asked = f"{path}{'&' if '?' in path else '?'}limit={_LISTED_AT_ONCE}"
         after = ""
         for _ in range(_MOST_PAGES):
             data = await self._client.fetch(
-                f"{path}?limit={_LISTED_AT_ONCE}{after}", timeout_seconds=self._timeout_seconds
+                f"{asked}{after}", timeout_seconds=self._timeout_seconds
             )
             page: _Page[B] = self._read(data, _Page[kind])  # type: ignore[valid-type]
             for batch in page.data:

@@ -29,9 +29,9 @@ NAME_FIELD = "asyncdistil_batch"
 
 
 class _Counts(msgspec.Struct):
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
+    total: int | None = None
+    completed: int | None = None
+    failed: int | None = None
 
 
 class _BatchError(msgspec.Struct):
@@ -53,8 +53,16 @@ class _Batch(msgspec.Struct):
     metadata: dict[str, Any] | None = None
 
 
-class _File(msgspec.Struct):
+class File(msgspec.Struct):
+    """A file that was uploaded.
+
+    Attributes:
+        id: Its id.
+        status: How far the service is with it, in the service's own words.
+    """
+
     id: str
+    status: str | None = None
 
 
 class _Response(msgspec.Struct):
@@ -83,12 +91,23 @@ class OpenAIBatches(Account):
     max_bytes: ClassVar[int] = 100_000_000
     several_per_line: ClassVar[bool] = True
 
+    def _route(self, path: str) -> str:
+        """Where a route of the service is, below its URL."""
+        return path
+
+    def _endpoint(self, line: Line) -> str:
+        """What a line is answered by, as the service calls it."""
+        return f"/v1{line.path}"
+
+    async def _until_usable(self, file: File) -> None:
+        """Wait until a batch can be made of a file: here at once."""
+
     def encoded(self, line: Line) -> bytes:
         """A line of the file, its end included."""
         asked = {
             "custom_id": str(line.id),
             "method": "POST",
-            "url": f"/v1{line.path}",
+            "url": self._endpoint(line),
             "body": line.body,
         }
         return msgspec.json.encode(asked) + b"\n"
@@ -100,21 +119,24 @@ class OpenAIBatches(Account):
         name = record.name
         content = b"".join(map(self.encoded, lines))
         uploaded = await self._post(
-            "/files",
+            self._route("/files"),
             *_form({"purpose": "batch"}, f"asyncdistil-{name}.jsonl", content),
-            kind=_File,
+            kind=File,
             timeout_seconds=self._transfer_seconds,
         )
+        await self._until_usable(uploaded)
         order = {
             "input_file_id": uploaded.id,
-            "endpoint": f"/v1{lines[0].path}",
+            "endpoint": self._endpoint(lines[0]),
             "completion_window": "24h",
             "metadata": {NAME_FIELD: name},
         }
         body = msgspec.json.encode(order)
 
         async def make() -> str:
-            reply = await self._client.post("/batches", body, timeout_seconds=self._timeout_seconds)
+            reply = await self._client.post(
+                self._route("/batches"), body, timeout_seconds=self._timeout_seconds
+            )
             return self._read(reply.body, _Batch).id
 
         return await self._order(make, lambda: self._find(name))
@@ -128,23 +150,23 @@ class OpenAIBatches(Account):
         return await self._call(send)
 
     async def _find(self, name: str) -> str:
-        async for batch in self._listed("/batches", _Batch, "after"):
+        async for batch in self._listed(self._route("/batches"), _Batch, "after"):
             if (batch.metadata or {}).get(NAME_FIELD) == name:
                 return batch.id
         return ""
 
     async def look(self, batch_id: str) -> Progress:
         """See how far a batch is."""
-        batch = await self._told_of(f"/batches/{quote(batch_id, safe='')}", _Batch)
+        batch = await self._told_of(self._route(f"/batches/{quote(batch_id, safe='')}"), _Batch)
         if batch is None:
             return Progress("unknown")
         counts = batch.request_counts or _Counts()
         errors = (batch.errors and batch.errors.data) or []
         why = "; ".join(filter(None, (error.message or error.code for error in errors)))
         return Progress(
-            _STATES.get(batch.status, "waiting"),
-            counts.completed + counts.failed,
-            counts.total,
+            _STATES.get(batch.status.lower(), "waiting"),
+            (counts.completed or 0) + (counts.failed or 0),
+            counts.total or 0,
             self._client.hide(why or batch.status),
             tuple(filter(None, (batch.output_file_id, batch.error_file_id))),
         )
@@ -153,7 +175,7 @@ class OpenAIBatches(Account):
         """Fetch the file of answers and the file of errors."""
         results: list[Result] = []
         for file in progress.files:
-            content = await self._content(f"/files/{quote(file, safe='')}/content")
+            content = await self._content(self._route(f"/files/{quote(file, safe='')}/content"))
             if content is None:
                 return None
             results += self._results(content)
