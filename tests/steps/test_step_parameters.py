@@ -65,6 +65,7 @@ def test_parameters_are_set_converted_and_nested() -> None:
     [
         ({"retrys": 1}, "has no runtime parameter 'retrys': did you mean 'retries'?"),
         ({"llm": {"temprature": 1}}, "llm has no runtime parameter 'temprature': did you mean"),
+        ({"plain": 1}, "'plain': it is a field, set where the object is made"),
         ({"judges": {"7": {}}}, "judges has no runtime parameter '7'"),
     ],
 )

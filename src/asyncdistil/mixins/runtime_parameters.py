@@ -186,7 +186,8 @@ class HasRuntimeParameters(BaseModel):
         known = self.runtime_parameters_names
         unknown = [name for name in parameters if name not in known]
         for name in unknown:
-            refuse_unknown(name, known, path or type(self).__name__)
+            is_field = name in type(self).model_fields
+            refuse_unknown(name, known, path or type(self).__name__, is_field=is_field)
         for name, value in parameters.items():
             where = f"{path}.{name}" if path else name
             if name in unknown:
@@ -230,11 +231,17 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def refuse_unknown(name: str, known: Iterable[str], where: str) -> None:
+def refuse_unknown(name: str, known: Iterable[str], where: str, *, is_field: bool = False) -> None:
     """Say that a name is unknown, with the nearest known one.
 
     Scripts written for distilabel rely on its warning; everywhere else a misspelt parameter that
     is left out would be a run with the wrong setting, paid for.
+
+    Args:
+        name: What was given.
+        known: Names that could have been.
+        where: Whose parameters they are.
+        is_field: Whether it is a field, though not one that a run may set.
 
     Raises:
         ParameterError: Unless such a script runs.
@@ -242,6 +249,11 @@ def refuse_unknown(name: str, known: Iterable[str], where: str) -> None:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+    if is_field:
+        hint = (
+            "it is a field, set where the object is made; declare it as RuntimeParameter[...] to "
+            f"set it for a run ({hint})"
+        )
     if not stands_in():
         raise ParameterError(f"{where} has no runtime parameter {name!r}: {hint}")
     _log.warning("%s has no runtime parameter %r, it is left out: %s", where, name, hint)
