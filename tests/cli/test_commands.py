@@ -361,5 +361,5 @@ def test_the_model_server_says_where_it_is_and_ends_on_ctrl_c(environment: dict[
         with urllib.request.urlopen(f"{url}/models") as reply:
             assert json.load(reply)["data"][0]["id"] == "stand-in"
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=20)
+        process.wait(timeout=60)
     assert process.returncode == 130

@@ -277,7 +277,7 @@ def test_a_managed_server_that_dies_stops_the_run(loaded: Any) -> None:
     llm.generate_outputs([chat("a")])
     process = psutil.Process(llm._server.pid)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
     with pytest.raises(ModelError, match="has died"):
         llm.generate_outputs([chat("b")])
 
@@ -301,7 +301,7 @@ def test_a_managed_server_dies_with_its_process(tmp_path: Path) -> None:
     child = psutil.Process(int(owner.stdout.readline()))
     owner.kill()
     owner.wait()
-    child.wait(30)
+    child.wait(60)
     owner.stdout.close()
     assert not child.is_running()
 

@@ -34,7 +34,7 @@ def test_a_service_that_never_was_full_says_so() -> None:
 
 
 def test_requests_that_are_refused_fill_nothing() -> None:
-    with ModelServer(latency_seconds=0.02, concurrent_limit=4, retry_after="0.01") as server:
+    with ModelServer(latency_seconds=0.1, concurrent_limit=4, retry_after="0.01") as server:
         llm = OpenAILLM(model="m", base_url=server.url, api_key="none", max_concurrency=8)
         llm.load()
 

@@ -306,5 +306,5 @@ def test_steps_and_replicas_with_one_key_at_one_service_share_one_limit(cache: P
             load >> steps
         distiset = pipeline.run()
         assert server.stats.answered == 2 * count
-        assert server.stats.peak_in_flight == most
+        assert 1 < server.stats.peak_in_flight <= most
     assert all(len(leaf["train"]) == count for leaf in distiset.values())

@@ -139,9 +139,7 @@ def test_the_third_signal_leaves_without_a_word(scene: Scene) -> None:
 
 
 def test_a_stopped_and_continued_supervisor_repeats_nothing(scene: Scene) -> None:
-    attempt = start(scene)
-    assert attempt.until(lambda: scene.visited() > 2000)
-    attempt.send("SIGSTOP")
+    attempt = start(scene, strike=Strike("b", 1500, "SIGSTOP"))
     assert attempt.until(lambda: state(attempt.pid) == "T")
     attempt.send("SIGCONT")
     assert attempt.end().returncode == 0
