@@ -44,18 +44,22 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium he
 
 
 @contextmanager
-def browsing(scheme: str = "light", height: int = 1100) -> Iterator[Any]:
-    """A page, and what it complained of in ``page.complaints``."""
+def browsing(height: int = 1100) -> Iterator[list[Any]]:
+    """A page in each scheme, of one browser, and what it complained of in ``page.complaints``."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page(
-            viewport={"width": 1200, "height": height}, color_scheme=scheme, device_scale_factor=1
-        )
-        page.complaints = []
-        page.on("console", lambda said: page.complaints.append(said.text))
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        yield page
+        yield [opened(browser, scheme, height) for scheme in SCHEMES]
         browser.close()
+
+
+def opened(browser: Any, scheme: str, height: int) -> Any:
+    page = browser.new_page(
+        viewport={"width": 1200, "height": height}, color_scheme=scheme, device_scale_factor=1
+    )
+    page.complaints = []
+    page.on("console", lambda said: page.complaints.append(said.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    return page
 
 
 def pictured(page: Any, name: str, tmp_path: Path) -> int:
@@ -122,19 +126,19 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, pipeline.name
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_report_follows_light_and_dark(
-    scheme: str, stored: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_the_report_follows_light_and_dark(stored: tuple[Path, str], tmp_path: Path) -> None:
     run = StoredRun.open(*stored)
     assert run is not None
     with run:
         (tmp_path / "page.html").write_text(page_of(stored[1], run))
-    with browsing(scheme, 1250) as page:
-        page.goto((tmp_path / "page.html").as_uri())
-        corner = pictured(page, f"report-{scheme}", tmp_path)
-        assert page.complaints == []
-    assert (corner > 200) if scheme == "light" else (corner < 60)
+    corners = {}
+    with browsing(1250) as pages:
+        for scheme, page in zip(SCHEMES, pages, strict=True):
+            page.goto((tmp_path / "page.html").as_uri())
+            corners[scheme] = pictured(page, f"report-{scheme}", tmp_path)
+            assert page.complaints == []
+    assert corners["light"] > 200
+    assert corners["dark"] < 60
 
 
 class Copy(Step):
@@ -173,7 +177,7 @@ def test_no_text_of_a_row_becomes_a_part_of_the_page(tmp_path: Path) -> None:
     assert run is not None
     with run:
         (tmp_path / "page.html").write_text(page_of(pipeline.name, run))
-    with browsing() as page:
+    with browsing() as (page, _):
         page.goto((tmp_path / "page.html").as_uri())
         assert page.title().startswith("calm </dd><script>")
         assert page.locator("script, img").count() == 0
@@ -195,35 +199,33 @@ def served(cache: Path) -> Iterator[str]:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_live_page_follows_a_run_without_being_loaded_again(
-    scheme: str, tmp_path: Path
-) -> None:
+def test_the_live_page_follows_a_run_without_being_loaded_again(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "gate")
     pipeline = attacked(tmp_path, "what strangers wrote", path=str(tmp_path / "gate"))
     run = threading.Thread(target=pipeline.run)
     run.start()
-    with served(tmp_path) as url, browsing(scheme, 1000) as page:
-        page.goto(url)
-        page.locator("a").first.click()
-        page.evaluate("window.stays = true")
-        page.get_by_text("under way").wait_for()
-        page.locator("svg.ad-dag", has_text="20 rows, batch-wise").wait_for()
-        page.locator("#live.on").wait_for()
-        pictured(page, f"live-{scheme}", tmp_path)
-        page.locator("summary", has_text="load").first.click()
+    with served(tmp_path) as url, browsing(1000) as pages:
+        for scheme, page in zip(SCHEMES, pages, strict=True):
+            page.goto(url)
+            page.locator("a").first.click()
+            page.evaluate("window.stays = true")
+            page.get_by_text("under way").wait_for()
+            page.locator("svg.ad-dag", has_text="20 rows, batch-wise").wait_for()
+            page.locator("#live.on").wait_for()
+            pictured(page, f"live-{scheme}", tmp_path)
+            page.locator("summary", has_text="load").first.click()
         (tmp_path / "gate").write_text("")
-        page.get_by_text("complete", exact=True).wait_for()
-        assert page.evaluate("window.stays")
-        assert page.locator("details[open]", has_text="load").count() >= 1
-        assert page.locator("main img, main script").count() == 0
-        assert page.complaints == []
+        for page in pages:
+            page.get_by_text("complete", exact=True).wait_for()
+            assert page.evaluate("window.stays")
+            assert page.locator("details[open]", has_text="load").count() >= 1
+            assert page.locator("main img, main script").count() == 0
+            assert page.complaints == []
     run.join()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_bars_are_drawn_for_light_and_dark_terminals(
-    scheme: str, stored: tuple[Path, str], tmp_path: Path
+    stored: tuple[Path, str], tmp_path: Path
 ) -> None:
     run = StoredRun.open(*stored)
     assert run is not None
@@ -231,15 +233,16 @@ def test_the_bars_are_drawn_for_light_and_dark_terminals(
         made, progress = half_way(run)
     console = Console(record=True, width=112, file=io.StringIO(), force_terminal=True)
     console.print(frame(made, progress, seconds=12.0, width=112, height=24))
-    theme = DEFAULT_TERMINAL_THEME if scheme == "light" else DIMMED_MONOKAI
-    svg = console.export_svg(title="asyncdistil run questions.py", theme=theme)
-    # A picture of ours asks nobody for a font.
-    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
-    assert "replayed" in svg
-    (tmp_path / "bars.html").write_text(f"<body style='margin:0'>{svg}")
-    with browsing(scheme, 300) as page:
-        page.goto((tmp_path / "bars.html").as_uri())
-        pictured(page.locator("svg").first, f"progress-{scheme}", tmp_path)
+    with browsing(300) as pages:
+        themes = (DEFAULT_TERMINAL_THEME, DIMMED_MONOKAI)
+        for scheme, theme, page in zip(SCHEMES, themes, pages, strict=True):
+            svg = console.export_svg(title="asyncdistil run questions.py", theme=theme, clear=False)
+            # A picture of ours asks nobody for a font.
+            svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+            assert "replayed" in svg
+            (tmp_path / "bars.html").write_text(f"<body style='margin:0'>{svg}")
+            page.goto((tmp_path / "bars.html").as_uri())
+            pictured(page.locator("svg").first, f"progress-{scheme}", tmp_path)
 
 
 def half_way(run: StoredRun) -> tuple[Outlook, Progress]:
