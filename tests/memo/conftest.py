@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -65,12 +65,12 @@ class Child:
     def wait(self) -> int:
         """Exit status, negative for a signal."""
         if self.status is None:
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            done = 0
-            while not done:
-                done, status = os.waitpid(self.pid, os.WNOHANG)
-                assert time.monotonic() < deadline, "the child hangs"
-                os.sched_yield()
+            ends = os.pidfd_open(self.pid)
+            try:
+                assert select.select([ends], [], [], PATIENCE_SECONDS)[0], "the child hangs"
+            finally:
+                os.close(ends)
+            _, status = os.waitpid(self.pid, 0)
             self.status = os.waitstatus_to_exitcode(status)
         return self.status
 
