@@ -113,6 +113,21 @@ def test_a_process_that_is_async_is_told_where_to_be_so() -> None:
             applied(step, [{}])
 
 
+def test_a_traceback_is_kept_where_it_leads_to_code_of_the_user() -> None:
+    class Own(Step):
+        def process(self, inputs: StepInput) -> StepOutput:
+            raise StepError("mine")
+
+    for step, keeps in ((Own(), True), (Entries(told=[[{}]]), False)):
+        with pytest.raises(StepError) as caught:
+            applied(step, [{}, {}])
+        error = caught.value
+        # What is below the frames of this file is what a worker would have.
+        while error.__traceback__ and error.__traceback__.tb_frame.f_globals is globals():
+            error.__traceback__ = error.__traceback__.tb_next
+        assert ("Traceback" in describe_failure(error).detail) is keeps
+
+
 def test_an_exception_that_can_not_say_what_it_is_is_a_failure_like_others() -> None:
     class Silent(Exception):
         def __str__(self) -> str:

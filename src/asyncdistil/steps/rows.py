@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from asyncdistil.batch import Failure, Row
-from asyncdistil.errors import said_by
+from asyncdistil.errors import UserError, said_by
 from asyncdistil.redaction import Redaction
 
 _DETAIL_BYTES = 16 * 1024
@@ -60,7 +60,7 @@ def describe_failure(
     if kind.__module__ != "builtins":
         name = f"{kind.__module__}.{name}"
     text = said_by(error) or name
-    if not detail:
+    if not detail and not _is_told_in_full(error):
         # Without source context of local variables: they may hold secrets.
         detail = "".join(traceback.format_exception(error))
     redact = Redaction(secrets)
@@ -69,3 +69,11 @@ def describe_failure(
     # The record is encoded as UTF-8, which has no lone surrogates.
     text = text[:_MESSAGE_CHARS].encode("utf-8", "replace").decode("utf-8")
     return Failure(kind=name, message=text, attempts=attempts, detail=tail)
+
+
+def _is_told_in_full(error: BaseException) -> bool:
+    """Whether only our own frames led to an error that says what to change: they tell nothing."""
+    frames = traceback.walk_tb(error.__traceback__)
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
+    ours = all(module.startswith("asyncdistil.") for module in modules)
+    return isinstance(error, UserError) and error.__cause__ is None and ours
