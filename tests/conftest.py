@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -48,3 +50,30 @@ def _no_process_left() -> Iterator[None]:
         # One that was told to end may take a moment.
         _, alive = psutil.wait_procs(left, timeout=_PATIENCE_SECONDS)
         assert not alive, f"left behind: {[(p.pid, p.cmdline()) for p in alive]}"
+
+
+@pytest.fixture
+def command_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command on a cache in this process: for those that look at it or tidy it.
+
+    What they print is the same and costs no start of an interpreter; a command that runs
+    somebody's script gets a process of its own.
+    """
+    from asyncdistil.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+
+    def run(cache: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("ASYNCDISTIL_CACHE_DIR", str(cache))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            app([str(argument) for argument in arguments])
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        return subprocess.CompletedProcess(arguments, code or 0, *capfd.readouterr())
+
+    return run

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,30 +39,6 @@ def invoke(tmp_path: Path, environment: dict[str, str]) -> Invoke:
 
 
 @pytest.fixture
-def invoke_here(
-    tmp_path: Path,
-    environment: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Invoke:
-    """Run the command in this process: for those that look at a cache or tidy it.
-
-    What they print is the same and costs no start of an interpreter; a command that runs
-    somebody's script gets a process of its own.
-    """
-    from asyncdistil.cli.app import app
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COLUMNS", raising=False)
-    for name in ("ASYNCDISTIL_CACHE_DIR", "TERM"):
-        monkeypatch.setenv(name, environment[name])
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            app([str(argument) for argument in arguments])
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        return subprocess.CompletedProcess(arguments, code or 0, *capfd.readouterr())
-
-    return run
+def invoke_here(command_here: Invoke, environment: dict[str, str]) -> Invoke:
+    """The same in this process, for commands that run nobody's script."""
+    return partial(command_here, Path(environment["ASYNCDISTIL_CACHE_DIR"]))

@@ -193,13 +193,15 @@ def test_a_field_that_a_step_refuses_is_told_with_its_line_and_code_5(
     assert "Traceback" not in done.stderr
 
 
-def test_what_cannot_be_used_ends_with_code_2(invoke: Invoke, tmp_path: Path) -> None:
+def test_what_cannot_be_used_ends_with_code_2(
+    invoke: Invoke, invoke_here: Invoke, tmp_path: Path
+) -> None:
     (tmp_path / "empty.py").write_text("x = 1\n")
     assert invoke("run", "nowhere.py").returncode == 2
     assert invoke("run", "empty.py").returncode == 2
-    assert invoke("run").returncode == 2
-    assert invoke("nothing").returncode == 2
-    assert invoke("cache", "show", "never run").returncode == 2
+    assert invoke_here("run").returncode == 2
+    assert invoke_here("nothing").returncode == 2
+    assert invoke_here("cache", "show", "never run").returncode == 2
 
 
 def test_a_name_that_another_run_holds_ends_with_code_4_and_names_the_holder(

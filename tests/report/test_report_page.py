@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -160,25 +162,38 @@ def told(cache: Path, *arguments: str, code: int = 0) -> Any:
     return json.loads(command(cache, *arguments, "--json", code=code))
 
 
-def test_stored_rows_are_inspected(cache: Path) -> None:
+Here = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def told_here(here: Here, cache: Path, *arguments: str, code: int = 0) -> Any:
+    done = here(cache, *arguments, "--json")
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_stored_rows_are_inspected(command_here: Here, cache: Path) -> None:
+    told = partial(told_here, command_here)
     assert [s["step"] for s in told(cache, "inspect", NAME)["steps"]] == ["load", "judge"]
     assert [row["n"] for row in told(cache, "inspect", NAME, "judge", "--head", "3")] == [0, 1, 2]
     found = told(cache, "inspect", NAME, "--where", "score >= 2")
     assert [row["n"] for row in found] == [2, 3]
     schema = told(cache, "inspect", NAME, "judge", "--schema")
     assert schema["columns"]["score"] == {"int": 3, "NoneType": 1}
-    assert "\x1b" not in command(cache, "inspect", NAME, "judge")
+    assert "\x1b" not in command_here(cache, "inspect", NAME, "judge").stdout
     written = told(cache, "inspect", NAME, "load", "--to", str(cache / "rows.parquet"))
     assert written["rows"] == 4
     told(cache, "inspect", NAME, "nothing", code=5)
     told(cache, "inspect", "nobody", code=2)
 
 
-def test_failures_are_listed_and_reports_are_written(cache: Path, tmp_path: Path) -> None:
+def test_failures_are_listed_and_reports_are_written(
+    command_here: Here, cache: Path, tmp_path: Path
+) -> None:
+    told = partial(told_here, command_here)
     (failure,) = told(cache, "failures", NAME)["failures"]
     assert (failure["step"], failure["row"], failure["class"]) == ("judge", [1], "ValueError")
     assert failure["inputs"][0]["n"] == 1
-    assert "\x1b" not in command(cache, "failures", NAME, "--rows", "--details")
+    assert "\x1b" not in command_here(cache, "failures", NAME, "--rows", "--details").stdout
     file = tmp_path / "page.html"
     run = told(cache, "report", NAME, "--to", str(file))["run"]
     assert run in file.read_text()
