@@ -12,13 +12,18 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh3_128_digest
 
-from asyncdistil.batch import Digest, RunId, StepName
-from asyncdistil.errors import StorageError
-from asyncdistil.log import LocalFiles
-from asyncdistil.log.events import StepDef
+from asyncdistil.batch import FRESH_ORIGINS, Digest, RunId, StepName
+from asyncdistil.codec import encode_rows
+from asyncdistil.errors import FormatError, StorageError
+from asyncdistil.log import LocalFiles, SegmentWriter, Store, saved
+from asyncdistil.log.checking import check
+from asyncdistil.log.events import Commit, Emit, RunBegin, RunEnd, StepDef
 from asyncdistil.log.pack import PackReader, PackWriter
-from asyncdistil.log.saved import Misnamed, read_saved, take_in_saved
+from asyncdistil.log.portable import portable, write_store
+from asyncdistil.log.saved import Misnamed, read_saved, take_in_saved, write_saved
+from asyncdistil.testing.faults import small_reserve
 
 RUN, LINEAGE = RunId("1" * 32), Digest(b"s" * 16)
 DEFINED = [StepDef(LINEAGE, StepName("work"), b"1")]
@@ -35,6 +40,48 @@ def packed(target: Path, listed: Any, contents: int) -> Path:
             pack.add(f"artifacts/{number:010d}", [b"%d" % number])
         pack.finish(pipeline="p", run=RUN, store_id=bytes(16))
     return target
+
+
+def run_of_one_step(cache: Path) -> Path:
+    """The store of a run whose only step made three rows."""
+    with small_reserve():
+        store = Store.open(cache, "p")
+    segment, fd = store.create_segment(LINEAGE)
+    refs = SegmentWriter(fd, segment, store.id).append(
+        encode_rows([{"n": n} for n in range(3)], step="work")
+    )
+    key = Digest(b"k" * 16)
+    file = f"exports/{RUN}/{'b' * 32}-0.arrow"
+    (store.root / file).parent.mkdir(parents=True)
+    (store.root / file).write_bytes(b"rows")
+    emitted = ((file, Digest(xxh3_128_digest(b"rows"))),)
+    store.append([RunBegin(RUN, "sig", "agg", b"", 1.0, False, (LINEAGE,)), *DEFINED])
+    store.append([Commit(RUN, LINEAGE, (), (key,), refs, FRESH_ORIGINS)])
+    store.append([Emit(RUN, key, StepName("work"), "default", emitted, 3)])
+    store.append([RunEnd(RUN, True, key, 0, "", 2.0)])
+    store.close(clean=True)
+    return store.root
+
+
+def exported(root: Path, target: Path, *, artifacts: bool = True) -> PackWriter:
+    """A pack with everything in it; who called finishes it."""
+    made = portable(root, "", FILES)
+    pack = PackWriter(target)
+    try:
+        write_store(pack, made, FILES)
+        if artifacts:
+            write_saved(pack, made, FILES)
+    except BaseException:
+        pack.close()
+        raise
+    return pack
+
+
+def finished(pack: PackWriter, root: Path, target: Path) -> PackReader:
+    store_id = portable(root, "", FILES).history.store_id
+    with closing(pack):
+        pack.finish(pipeline="p", run=RUN, store_id=store_id)
+    return PackReader(target)
 
 
 def hexed(paths: Sequence[str | bytes]) -> bytes:
@@ -75,6 +122,48 @@ HOSTILE: dict[str, tuple[Any, int]] = {
 def test_a_list_of_files_that_no_export_writes_is_refused(tmp_path: Path, what: str) -> None:
     with closing(PackReader(packed(tmp_path / "pack", *HOSTILE[what]))) as pack:
         with pytest.raises(Misnamed):
+            read(pack)
+
+
+def test_a_run_without_artifacts_makes_a_pack_without_them(tmp_path: Path) -> None:
+    root = run_of_one_step(tmp_path / "cache")
+    stray = root / "artifacts" / RUN / "work" / "stray"
+    stray.parent.mkdir(parents=True)
+    stray.write_text("no step saves a file here")
+    path = tmp_path / "pack"
+    with closing(finished(exported(root, path), root, path)) as pack:
+        assert [name for name in pack.names() if name.startswith("artifacts")] == []
+        assert check(pack).saved == {}
+
+
+def test_a_link_among_the_files_of_an_artifact_is_told_and_nothing_is_packed(
+    tmp_path: Path,
+) -> None:
+    root = run_of_one_step(tmp_path / "cache")
+    link = root / "artifacts" / RUN / "work" / "index" / "link"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/etc/hostname")
+    with pytest.raises(StorageError, match="link, which a step saved, can't be packed"):
+        exported(root, tmp_path / "pack")
+    assert not (tmp_path / "pack").exists()
+
+
+def test_a_pack_with_a_list_of_files_that_leads_elsewhere_is_refused_whole(tmp_path: Path) -> None:
+    root, path = run_of_one_step(tmp_path / "cache"), tmp_path / "pack"
+    pack = exported(root, path, artifacts=False)
+    pack.add("artifacts", [hexed([f"{RUN}/work/../../../x"])])
+    pack.add("artifacts/0000000000", [b"hostile"])
+    with closing(finished(pack, root, path)) as reader:
+        with pytest.raises(FormatError, match="has a name that leads elsewhere"):
+            check(reader)
+
+
+def test_a_list_that_would_fill_the_memory_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved, "_MOST_INDEX_BYTES", 10)
+    with closing(PackReader(packed(tmp_path / "pack", hexed(WHOLE), 2))) as pack:
+        with pytest.raises(Misnamed, match="too large"):
             read(pack)
 
 
