@@ -56,6 +56,7 @@ with Pipeline("shouting", cache_dir=sys.argv[1]) as pipeline:
     load >> Shout() >> Measure()
 
 if __name__ == "__main__":
+    pipeline.draw(sys.argv[1] + "-graph.png", show_edge_labels=False)
     distiset = pipeline.run(parameters={"shout_0": {"mark": "?"}})
     print(json.dumps([dict(row) for row in distiset["default"]["train"]]))
 """

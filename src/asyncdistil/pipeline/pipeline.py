@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 from xxhash import xxh3_64_hexdigest
 
 from asyncdistil.batch import StepName
+from asyncdistil.compat.hooks import stands_in
 from asyncdistil.errors import GraphError, ParameterError
 from asyncdistil.graph import Graph
 from asyncdistil.graph import stages as cut_into_stages
@@ -230,8 +231,8 @@ class Pipeline(InFiles, AfterRuns):
         """
         set_parameters(self._steps, parameters)
 
-    def draw(self, path: str | os.PathLike[str] = "pipeline.svg") -> Path:
-        """Write the graph to a file whose name ends in ``.svg``; notebooks show it anyway."""
+    def draw(self, path: str | os.PathLike[str] = "pipeline.svg", **_look: bool) -> Path:
+        """Write the graph as SVG; notebooks show it anyway. Words for its look change nothing."""
         return _written(self._repr_html_(), Path(path))
 
     def _repr_html_(self) -> str:
@@ -407,6 +408,8 @@ def _picture(graph: Graph, steps: Mapping[StepName, BaseStep]) -> str:
 
 
 def _written(picture: str, file: Path) -> Path:
+    if stands_in():
+        file = file.with_suffix(".svg")  # distilabel asks a service for other kinds
     if file.suffix.lower() != ".svg":
         raise ParameterError(
             f"a pipeline is drawn as SVG, not as {file.suffix or 'a file without a suffix'}: call "
