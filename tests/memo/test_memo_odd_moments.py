@@ -252,29 +252,6 @@ def test_an_index_that_is_written_after_others_tidied_up_names_no_segment_that_i
     late.close()
 
 
-def test_a_segment_that_others_tidy_away_between_listing_and_opening_costs_no_error(
-    disk: Refusing, key: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    for number in (1, 2):
-        memo = Memo.open(MEMO, files=disk)
-        memo.put(key(number), 0, b"%d" % number)
-        memo.close()
-    first = segment_path(namespace_dir(MEMO), 1)
-
-    def tidied(path: Path) -> bool:
-        if path == first:
-            disk.refuses.clear()
-            disk.unlink(path)
-        return False
-
-    disk.refuses["open_read"] = tidied
-    memo = Memo.open(MEMO, files=disk)
-    assert not disk.refuses
-    assert (memo.get(key(1), 0), memo.get(key(2), 0), len(memo)) == (None, b"2", 1)
-    assert not caplog.records
-    memo.close()
-
-
 def test_what_another_has_just_replaced_is_found_where_it_is_now(disk: Refusing, key: Any) -> None:
     first = Memo.open(MEMO, files=disk)
     first.put(key(1), 0, b"old")

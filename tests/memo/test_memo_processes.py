@@ -18,7 +18,7 @@ from asyncdistil.memo.segment import is_written, segment_numbers, segment_path
 
 Say = Callable[[str], None]
 PREIMAGE = b"x" * 200
-WRITERS = 30
+WRITERS = 60
 
 
 def body(writer: int, number: int) -> bytes:
