@@ -1,5 +1,6 @@
 """Faults that users of other pipeline libraries know: here they end, with rows or with an error."""
 
+import functools
 import json
 import os
 import random
@@ -338,6 +339,30 @@ def test_classes_made_inside_a_function_run(cache: Path) -> None:
     with Pipeline("local", cache_dir=cache) as pipeline:
         load(*TEN) >> Local(name="local")
     assert [row["n"] for row in rows(pipeline.run())] == [n + offset for n in TEN]
+
+
+@functools.cache
+def fibonacci(n: int) -> int:
+    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+
+def test_functions_that_keep_their_results_travel_with_their_step(cache: Path, starts: Any) -> None:
+    @functools.lru_cache(maxsize=7)
+    def twice(n: int) -> int:
+        return 2 * n
+
+    class Remembers(Step):
+        def process(self, inputs: StepInput) -> StepOutput:
+            size = twice.cache_parameters()["maxsize"]
+            yield [{"n": fibonacci(row["n"]) + twice(row["n"]) + size} for row in inputs]
+
+    with Pipeline("remembers", cache_dir=cache) as pipeline:
+        load(20, 3) >> Remembers(name="remembers")
+    assert rows(pipeline.run()) == [{"n": 6765 + 40 + 7}, {"n": 2 + 6 + 7}]
+    fibonacci(30)
+    starts.take()
+    assert len(rows(pipeline.run())) == 2
+    assert starts.take() == 0, "what is in a cache is in no key"
 
 
 def test_a_run_can_be_repeated_on_one_object(cache: Path) -> None:

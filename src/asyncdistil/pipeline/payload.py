@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import threading
 from collections import ChainMap
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BytesIO
 from types import CodeType, ModuleType
 from typing import Any
 
 from asyncdistil.errors import StepError
 
+_CachedFunction = type(lru_cache(len))
 _registry = threading.Lock()  # cloudpickle's list of modules belongs to the whole process
 
 
@@ -30,9 +32,10 @@ def packed(obj: Any, modules: Iterable[str], *, owner: str) -> bytes:
     Raises:
         StepError: Something in it can't be pickled.
     """
+    modules = list(modules)
     with _registry, _by_value(modules):
         try:
-            payload = _dumped(obj)
+            payload = _dumped(obj, {"__main__", *modules})
         except Exception as error:
             # Pickling runs the user's own code (`__reduce__`, `__getstate__`): anything can be
             # raised, and all of it means the same.
@@ -43,12 +46,20 @@ def packed(obj: Any, modules: Iterable[str], *, owner: str) -> bytes:
     return payload
 
 
-def _dumped(obj: Any) -> bytes:
+def _dumped(obj: Any, carried: Collection[str]) -> bytes:
     import cloudpickle
+
+    from asyncdistil.worker.loading import cached_anew
+
+    def with_its_function(cached: Any) -> Any:
+        """``lru_cache`` has its functions pickled by name, which a worker does not know."""
+        if cached.__module__ in carried or "<locals>" in cached.__qualname__:
+            return cached_anew, (cached.__wrapped__, cached.cache_parameters())
+        return cached.__reduce__()
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         dispatch_table = ChainMap(
-            {CodeType: _with_its_file},
+            {CodeType: _with_its_file, _CachedFunction: with_its_function},
             cloudpickle.Pickler.dispatch_table,
         )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from asyncdistil.batch import Digest
@@ -63,6 +65,11 @@ def rebuild(load: Load) -> tuple[Any, Digest | None]:
             "if it happens again, look for code that patches classes or globals at import"
         )
     return made, found
+
+
+def cached_anew(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
+    """Make what ``lru_cache`` made of a function where it came from; with nothing in it."""
+    return lru_cache(**parameters)(function)
 
 
 def secrets_of(made: Any) -> list[str]:
