@@ -46,9 +46,15 @@ class PreparedLauncher:
         extra_fds: Sequence[int] = (),
         env: Mapping[str, str] | None,
         on_line: Callable[[LogLine], None],
+        forked: bool = True,
     ) -> WorkerProcess:
-        """Start a worker; see `asyncdistil.launch.spawn`."""
-        start = self._zygote.spawn if self._zygote is not None else spawn
+        """Start a worker; see `asyncdistil.launch.spawn`.
+
+        Args:
+            forked: Whether it makes use of what the zygote has imported. If not, it is started at
+                once, and imports what it needs while the zygote does the same on another core.
+        """
+        start = self._zygote.spawn if self._zygote is not None and forked else spawn
         return await start(
             name=name, segment_fd=segment_fd, extra_fds=extra_fds, env=env, on_line=on_line
         )

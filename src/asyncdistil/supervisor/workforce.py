@@ -53,8 +53,9 @@ class Launcher(Protocol):
         segment_fd: int | None,
         env: Mapping[str, str] | None,
         on_line: Callable[[LogLine], None],
+        forked: bool,
     ) -> Awaitable[Process]:
-        """Start a worker."""
+        """Start a worker, ``forked`` from what workers of steps need if that is possible."""
         ...
 
     def stop(self, process: Process, grace_seconds: float) -> Awaitable[int]:
@@ -230,6 +231,7 @@ class Workforce:
             segment_fd=fd,
             env=self._setting.env or None,
             on_line=lambda line: log_line(step, line),
+            forked=command.role != "export",
         )
         worker.process = process
         worker.channel = AsyncChannel(
