@@ -48,11 +48,10 @@ class PreparedLauncher:
         on_line: Callable[[LogLine], None],
         forked: bool = True,
     ) -> WorkerProcess:
-        """Start a worker; see `asyncdistil.launch.spawn`.
+        """Start a worker; arguments are those of `asyncdistil.launch.spawn`, and one more.
 
-        Args:
-            forked: Whether it makes use of what the zygote has imported. If not, it is started at
-                once, and imports what it needs while the zygote does the same on another core.
+        ``forked`` says whether it makes use of what the zygote has imported. If not, it is started
+        at once, and imports what it needs while the zygote does the same on another core.
         """
         start = self._zygote.spawn if self._zygote is not None and forked else spawn
         return await start(
