@@ -20,7 +20,7 @@ from asyncdistil.testing.crash import Scene, Strike
 
 SCRIPT = (Path(__file__).parent / "crash_scene.py").read_text()
 ROWS = 20_000
-MOMENTS = int(os.environ.get("ASYNCDISTIL_SOAK_KILLS", "8"))
+MOMENTS = int(os.environ.get("ASYNCDISTIL_SOAK_KILLS", "20"))
 SEED = int(os.environ.get("ASYNCDISTIL_SOAK_SEED", "1"))
 SIZES = ([50, 50, 50, 50], [50, 7, 100, 33], [100, 50, 50, 50], [33, 50, 7, 100])
 MOST_LEASES = 64
