@@ -107,12 +107,16 @@ def test_a_cache_that_is_deleted_under_a_run_ends_it_cleanly(scene: Scene, what:
     attempt = scene.start(json.dumps(PADDED))
     assert attempt.until(lambda: scene.visited() > 3000)
     (store,) = (scene.cache / "pipelines").iterdir()
-    shutil.rmtree({"cache": scene.cache, "store": store, "segments": store / "segments"}[what])
+    doomed = {"cache": scene.cache, "store": store, "segments": store / "segments"}[what]
+    # Moved first: what is made in a directory while it is emptied would keep it.
+    shutil.rmtree(doomed.rename(scene.folder / "deleted"))
     ended = attempt.end()
 
-    assert ended.returncode == 1, ended.errors[-3000:]
-    last = ended.errors.strip().splitlines()[-1]
-    assert last.startswith("asyncdistil.errors."), ended.errors[-3000:]
+    # Whoever has opened all that is still wanted goes on to the end.
+    if ended.returncode:
+        assert ended.returncode == 1, ended.errors[-3000:]
+        last = ended.errors.strip().splitlines()[-1]
+        assert last.startswith("asyncdistil.errors."), ended.errors[-3000:]
     assert scene.processes() == []
     shutil.rmtree(scene.cache, ignore_errors=True)
     goes_on(scene)

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import random
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,20 @@ def test_functions_that_keep_their_results_travel_with_their_step(cache: Path, s
     starts.take()
     assert len(rows(pipeline.run())) == 2
     assert starts.take() == 0, "what is in a cache is in no key"
+
+
+def test_a_step_of_a_function_leaves_the_other_locals_of_it_behind(cache: Path) -> None:
+    lock, added = threading.Lock(), 1
+    clients = [lock]
+
+    class Local(Step):
+        def process(self, inputs: StepInput) -> StepOutput:
+            yield [{"n": row["n"] + added} for row in inputs]
+
+    with lock, Pipeline("local", cache_dir=cache) as pipeline:
+        load(1, 2) >> Local(name="local")
+        assert rows(pipeline.run()) == [{"n": 2}, {"n": 3}]
+    assert clients == [lock]
 
 
 def test_a_run_can_be_repeated_on_one_object(cache: Path) -> None:

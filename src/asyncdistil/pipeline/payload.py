@@ -15,6 +15,7 @@ from typing import Any
 from asyncdistil.errors import StepError
 
 _CachedFunction = type(lru_cache(len))
+_SURROUNDINGS = "__pydantic_parent_namespace__"
 _registry = threading.Lock()  # cloudpickle's list of modules belongs to the whole process
 
 
@@ -63,9 +64,26 @@ def _dumped(obj: Any, carried: Collection[str]) -> bytes:
             cloudpickle.Pickler.dispatch_table,
         )
 
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = super().reducer_override(obj)
+            if isinstance(obj, type) and isinstance(reduced, tuple):
+                _without_surroundings(obj, reduced)
+            return reduced
+
     held = BytesIO()
     Pickler(held).dump(obj)
     return held.getvalue()
+
+
+def _without_surroundings(kind: type, reduced: tuple[Any, ...]) -> None:
+    """Leave behind what pydantic keeps for a class that is defined in a function.
+
+    That is all local variables of the function: clients and locks that can't travel, lists of any
+    size. They serve to resolve names in annotations, which was done when the class was made.
+    """
+    if vars(kind).get(_SURROUNDINGS):
+        attributes, _ = reduced[2]
+        attributes[_SURROUNDINGS] = None
 
 
 def _with_its_file(code: CodeType) -> Any:
