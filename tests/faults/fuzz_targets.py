@@ -49,7 +49,7 @@ from asyncdistil.log.record import (
     whole_record,
 )
 from asyncdistil.memo import Memo
-from asyncdistil.memo.entry import MemoRecord, parse_entry, parse_model
+from asyncdistil.memo.entry import MemoRecord, name_of, parse_entry, parse_model
 from asyncdistil.memo.segment import seed_of
 from asyncdistil.testing.disk import MemoryDisk
 from asyncdistil.testing.faults import (
@@ -261,12 +261,15 @@ def memo(data: bytes) -> None:
     head, payload, _, _ = encode_record(
         seed, kind, len(image), data[2 + cut :], meta=data[2 : 2 + cut]
     )
-    parse_entry(head + payload, seed, len(image))
+    forged = parse_entry(head + payload, seed, len(image))
     with suppress(UnicodeDecodeError):
         parse_model(head + payload, seed, len(image))
     disk.put(path, image + head + payload + data)
     again = Memo.open(CACHE / "memo", files=disk)
-    assert again.get(key_of(1), 1) == answer_of(1)
+    stored = again.get(key_of(1), 1)
+    # Hashes are no signature: a newer record of this very name takes the place of the honest one.
+    if forged is None or forged.name != name_of(key_of(1).digest, 1):
+        assert stored == answer_of(1)
     again.get(key_of(2), 2)
     again.statistics()
     again.close()
