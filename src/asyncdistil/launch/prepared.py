@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Self
 
+import anyio
+
 from asyncdistil.errors import WorkerError
 from asyncdistil.launch.forking import Zygote
 from asyncdistil.launch.local import spawn
@@ -36,6 +38,10 @@ class PreparedLauncher:
             # Without one everything works, only slower.
             with suppress(WorkerError):
                 zygote = await Zygote.start(preloaded)
+        # anyio imports what it is made of at its first use, which is in `stop`: too late in a
+        # process that stops because it can open no more files.
+        with anyio.CancelScope():
+            anyio.current_time()
         return cls(zygote)
 
     async def spawn(
