@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Self
 
 import anyio
+import anyio.lowlevel
 
 from asyncdistil.errors import WorkerError
 from asyncdistil.launch.forking import Zygote
@@ -41,7 +42,7 @@ class PreparedLauncher:
         # anyio imports what it is made of at its first use, which is in `stop`: too late in a
         # process that stops because it can open no more files.
         with anyio.CancelScope():
-            anyio.current_time()
+            await anyio.lowlevel.checkpoint()
         return cls(zygote)
 
     async def spawn(
