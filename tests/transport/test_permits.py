@@ -113,6 +113,14 @@ def test_a_large_declared_number_is_approached_and_no_further_once_the_service_o
     assert sum(pool.on(PermitRequest("g", 1000), 0.005 * n).permits for n in range(3, 100)) == 0
 
 
+def test_answers_that_come_at_once_do_not_hasten_the_approach() -> None:
+    pool = Pool(RateLimits(concurrent=256), limit=256.0)
+    for _ in range(3):
+        assert pool.on(PermitRequest("g", 1000), 0.0).permits == 64
+        pool.on(PermitRequest("g", 0, returned=64, succeeded=64), 0.0)
+    assert pool.limit == 64
+
+
 @pytest.mark.parametrize("capacity", [64, 100, 200])
 @pytest.mark.parametrize("loads", [[4000], [1000] * 4])
 def test_a_service_that_bears_less_than_was_declared_refuses_few_and_is_used_to_the_full(
