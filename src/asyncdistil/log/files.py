@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -285,3 +285,21 @@ def write_all(files: Files, fd: int, data: bytes | bytearray | memoryview) -> in
         while written < len(data):
             written += files.writev(fd, (view[written:],))
     return written
+
+
+def write_anew(files: Files, path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file durably; what somebody left there who died in the middle of it goes.
+
+    Its name is durable once its directory is synced.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    files.unlink(path)
+    fd = files.create(path)
+    try:
+        for piece in pieces:
+            write_all(files, fd, piece)
+        files.fdatasync(fd)
+    finally:
+        files.close(fd)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from asyncdistil.errors import CorruptRecord, LogError, StorageError
 from asyncdistil.log.events import Commit
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, make_durable_dir, remedy, write_all
+from asyncdistil.log.files import Files, make_durable_dir, remedy, write_anew
 from asyncdistil.log.log_reader import LogReader
 from asyncdistil.log.names import MEMO_ENDING
 from asyncdistil.log.record import STORE_ID_BYTES
@@ -169,7 +169,7 @@ def _quarantine(root: Path, files: Files, recovered: Recovered) -> None:
         if not files.exists(folder / f"{name}.txt"):
             _copy(files, remainder, folder / f"{name}.bin")
             note = f"{recovered.warnings[-1]}\n".encode()
-            _write_new(files, folder / f"{name}.txt", [note])
+            write_anew(files, folder / f"{name}.txt", [note])
             files.fsync_dir(folder)
         failpoint("recovery.after_quarantine")
 
@@ -180,16 +180,4 @@ def _copy(files: Files, remainder: Remainder, target: Path) -> None:
         data = files.pread(fd, remainder.end - remainder.start, remainder.start)
     finally:
         files.close(fd)
-    _write_new(files, target, [data])
-
-
-def _write_new(files: Files, path: Path, parts: list[bytes]) -> None:
-    # An earlier recovery may have died in the middle of this.
-    files.unlink(path)
-    fd = files.create(path)
-    try:
-        for part in parts:
-            write_all(files, fd, part)
-        files.fdatasync(fd)
-    finally:
-        files.close(fd)
+    write_anew(files, target, [data])

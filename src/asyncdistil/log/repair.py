@@ -19,7 +19,7 @@ from asyncdistil.errors import CorruptRecord, StorageError
 from asyncdistil.log.checkpoint import Checkpoint, checkpoint_path
 from asyncdistil.log.events import Commit, Emit, Event
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, make_durable_dir, write_all
+from asyncdistil.log.files import Files, make_durable_dir, write_anew
 from asyncdistil.log.index import decode_event
 from asyncdistil.log.names import store_root
 from asyncdistil.log.record import Header, RecordType
@@ -254,8 +254,8 @@ def _set_aside(found: Findings, files: Files) -> None:
                 f"{batch.reason}: {ref.rows} rows of step {batch.step!r}, committed by run "
                 f"{batch.run} with LSN {batch.lsn}; they are computed again\n"
             )
-            _write_new(files, folder / f"{stem}.bin", data)
-            _write_new(files, folder / f"{stem}.txt", note.encode())
+            write_anew(files, folder / f"{stem}.bin", [data])
+            write_anew(files, folder / f"{stem}.txt", [note.encode()])
             failpoint("repair.after_copy")
     if found.checkpoint or (found.log and not found.short):
         # It would spare the reading of what has to be read: the places that are damaged. Where
@@ -288,16 +288,6 @@ class _Bytes:
             return b""
         finally:
             self._files.close(fd)
-
-
-def _write_new(files: Files, path: Path, data: bytes) -> None:
-    files.unlink(path)
-    fd = files.create(path)
-    try:
-        write_all(files, fd, data)
-        files.fdatasync(fd)
-    finally:
-        files.close(fd)
 
 
 def _digest(files: Files, path: Path) -> bytes:

@@ -23,7 +23,7 @@ from asyncdistil.batch import Digest, RunId, StepName
 from asyncdistil.errors import StorageError
 from asyncdistil.log.events import StepDef
 from asyncdistil.log.failpoint import failpoint
-from asyncdistil.log.files import Files, make_durable_dir, write_all
+from asyncdistil.log.files import Files, make_durable_dir, write_anew
 from asyncdistil.log.pack import PackReader, PackWriter
 from asyncdistil.log.portable import Portable
 
@@ -202,10 +202,10 @@ def take_in_saved(saved: Mapping[Parts, str], pack: PackReader, root: Path, file
             if path != last:
                 place = root.joinpath(_FOLDER, *path)
                 _make(files, root, (_FOLDER, *path[:-1]))
-                _write(files, place, pack.pieces(saved[path]))
+                write_anew(files, place, pack.pieces(saved[path]))
                 files.fsync_dir(place.parent)
         draft = folder / f".{_LAST}.part"
-        _write(files, draft, pack.pieces(saved[last]))
+        write_anew(files, draft, pack.pieces(saved[last]))
         files.replace(draft, folder / _LAST)
         files.fsync_dir(folder)
         failpoint("import.after_artifact")
@@ -218,15 +218,3 @@ def _make(files: Files, root: Path, names: Parts) -> None:
     for name in names:
         place /= name
         make_durable_dir(files, place)
-
-
-def _write(files: Files, path: Path, pieces: Iterator[bytes]) -> None:
-    """Write a file durably; what an import that was cut short left there goes."""
-    files.unlink(path)
-    fd = files.create(path)
-    try:
-        for piece in pieces:
-            write_all(files, fd, piece)
-        files.fdatasync(fd)
-    finally:
-        files.close(fd)
