@@ -70,7 +70,6 @@ class Supervision:
         self._on_turn = on_turn
         self._shell: Shell | None = None
         self._stop: AsyncDistilError | None = None
-        self._stopping = False
         self.run: RunId | None = None
 
     def request_stop(self, reason: AsyncDistilError) -> None:
@@ -78,7 +77,6 @@ class Supervision:
         self._stop = self._stop or reason
         if self._shell is not None:
             self._shell.request_stop(self._stop)
-            self._stopping = True
 
     def stop_now(self) -> None:
         """Do not wait for work in hand."""
@@ -248,7 +246,7 @@ class Supervision:
             return await self._shell.run()
 
     def _turn(self, progress: Progress) -> None:
-        if self._stopping and self._shell is not None:
+        if self._stop is not None and self._shell is not None:
             busy = [name for name, counters in progress.items() if counters.in_flight]
             # Where nobody is busy the workers are on their way out, and unload their steps.
             if busy and all(map(self._prepared.may_be_broken_off, busy)):
