@@ -25,6 +25,7 @@ class Model(HasRuntimeParameters, ABC):
         validate_default=True,
         validate_assignment=True,
         extra="forbid",
+        defer_build=True,
     )
 
     _logger: Any = PrivateAttr(None)

@@ -58,6 +58,7 @@ class BaseStep(HasRuntimeParameters):
 
     model_config = ConfigDict(
         extra="forbid",
+        defer_build=True,
         validate_assignment=True,
         validate_default=True,
         arbitrary_types_allowed=True,
