@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import stat
 import subprocess
@@ -23,7 +24,7 @@ from asyncdistil.batch import (
 )
 from asyncdistil.codec import content_digest, encode_rows
 from asyncdistil.errors import StorageError, StoreLocked, UnencodableValue
-from asyncdistil.log import Store, StoreReader, name_digest, segment
+from asyncdistil.log import Store, StoreReader, group_sync, name_digest, segment
 from asyncdistil.log.events import (
     Emit,
     Event,
@@ -301,6 +302,23 @@ def test_relaxed_commits_are_durable_after_a_flush(kit: Any, cache_dir: Path) ->
     store.start_syncing(lambda _lsn: None, lambda _error: None)
     lsn = kit.writer(store).commit(1)
     assert store.flush() >= lsn
+    store.close(clean=True)
+
+
+def test_whoever_waits_for_relaxed_commits_does_not_wait_for_the_end_of_a_period(
+    kit: Any, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_sync, "RELAXED_SECONDS", 3600.0)
+    store = Store.open(cache_dir, "p", mode="relaxed")
+    durable: queue.SimpleQueue[Lsn] = queue.SimpleQueue()
+    store.start_syncing(durable.put, lambda _error: None)
+    writer = kit.writer(store)
+    lsn = writer.commit(1)
+    assert store.flush() >= lsn
+    lsn = writer.commit(2)
+    store.hurry()
+    while durable.get(timeout=60) < lsn:
+        pass
     store.close(clean=True)
 
 

@@ -56,6 +56,7 @@ class GroupSync:
         self._relocate = relocate
         self._wake = threading.Condition(log.lock)
         self._asleep = False
+        self._hurried = self.durable
         self._stopping = False
         self._dirty: set[int] = set()
         self._foreign: dict[object, int] = {}
@@ -100,6 +101,12 @@ class GroupSync:
             self._thread.join()
             self._thread = None
 
+    def hurry(self) -> None:
+        """Sync what was appended so far without waiting for the end of a period."""
+        with self._log.lock:
+            self._hurried = Lsn(self._log.tail.lsn)
+            self._wake.notify_all()
+
     def flush(self, *, really: bool = False) -> Lsn:
         """Wait until everything appended so far is durable.
 
@@ -114,6 +121,7 @@ class GroupSync:
             if self.error is None and (self.durable < target or really):
                 self._group(really=really)
         else:
+            self.hurry()
             with self._log.lock:
                 while self.durable < target and self.error is None and not self._stopping:
                     self._asleep = False
@@ -141,7 +149,9 @@ class GroupSync:
                     if not self._wake.wait(_IDLE_SECONDS):
                         self._stamp()
                 if self._mode == "relaxed":
-                    self._wake.wait_for(lambda: self._stopping, RELAXED_SECONDS)
+                    self._wake.wait_for(
+                        lambda: self._stopping or self._hurried > self.durable, RELAXED_SECONDS
+                    )
                 return not self._stopping
         except StorageError as error:
             self._fail(error)

@@ -236,6 +236,10 @@ class Store(StoreView):
         """
         self._sync.start(on_durable, on_error)
 
+    def hurry(self) -> None:
+        """Make what was appended so far durable soon: nobody has anything else to do."""
+        self._sync.hurry()
+
     def flush(self) -> Lsn:
         """Block until everything appended is durable, and return the watermark.
 

@@ -181,6 +181,9 @@ class Shell:
             self._ended.set()
         elif machine.state.stop is not None:
             self._drain()
+        elif self._undurable and machine.idle:
+            # What goes on now, goes on once these rows are durable.
+            self._store.hurry()
 
     def _act(self) -> None:
         """Append first, then tell the workers."""
