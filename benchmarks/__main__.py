@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--fast", action="store_true", help="one small sample, for correctness")
     parser.add_argument("--list", action="store_true", help="list the questions")
     parser.add_argument("--repeat", type=int, default=5, help="most samples of a column")
-    parser.add_argument("--budget", type=float, default=8, help="seconds of a rival's samples")
+    parser.add_argument("--budget", type=float, default=5, help="seconds of a rival's samples")
     parser.add_argument(
         "--rivals",
         choices=("all", "installed", "none"),

@@ -8,7 +8,7 @@ from benchmarks.subjects.workload import sum_of
 
 def answer(bench: Bench) -> None:
     """A loader, two or four branches, a step that joins them by row."""
-    count = bench.pick(20_000, 200)
+    count = bench.pick(10_000, 200)
     for branches in bench.pick((2, 4), (2,)):
         parameters = {"count": count, "batch": 50, "branches": branches}
         bench.compare(
