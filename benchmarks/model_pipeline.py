@@ -3,8 +3,9 @@
 `LoadDataFromDicts >> TextGeneration` at default batch sizes, against the stand-in service in a
 process of its own: lognormal latency, mean 0.25 s, sigma 0.5, seeded, the same for both. Seconds
 count from ``run()`` to the rows in hand, with starting and ending the workers and what those
-import; seconds of the process from the start of its interpreter to its end. The service itself says how full it was between the first and the last moment at which it was full, and
-how long it took from its first request to its last answer.
+import; seconds of the process from the start of its interpreter to its end. The service itself
+says how full it was between the first and the last moment at which it was full, and how long it
+took from its first request to its last answer.
 """
 
 from __future__ import annotations

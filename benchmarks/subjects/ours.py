@@ -242,7 +242,7 @@ def asks(directory: str, url: str, count: int, in_flight: int) -> dict[str, Any]
         prompts = [{"instruction": question(number)} for number in range(count)]
         LoadDataFromDicts(name="load", data=prompts) >> TextGeneration(name="ask", llm=llm)
     # As in `_outcome`: imports of this process are no part of the seconds of any column.
-    import pyarrow  # noqa: F401, ICN001
+    import pyarrow  # noqa: F401
 
     import asyncdistil.pipeline.run  # noqa: F401
 

@@ -10,7 +10,9 @@ from asyncdistil.mixins import RUNTIME_PARAMETER, HasRuntimeParameters, RuntimeP
 class StepResources(HasRuntimeParameters):
     """Resources of a step. Operational: changing them never makes a step run again."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", validate_assignment=True, validate_default=True)
+    model_config = ConfigDict(
+        defer_build=True, extra="forbid", validate_assignment=True, validate_default=True
+    )
 
     replicas: Annotated[PositiveInt, RUNTIME_PARAMETER] = Field(
         default=1,
