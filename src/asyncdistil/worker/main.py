@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 from typing import NoReturn
@@ -20,6 +22,7 @@ from asyncdistil.worker.ending import Terminated, exit_status, leave
 from asyncdistil.worker.forks import forget_in_children
 from asyncdistil.worker.mailbox import Mailbox, await_finish
 
+_DESCRIPTORS = 1024
 _EXPORTER = "asyncdistil.distiset.exporter"
 
 
@@ -37,6 +40,7 @@ def run(sock_fd: int, segment_fd: int) -> NoReturn:
     for fd in private:
         os.set_inheritable(fd, False)
     forget_in_children(private)
+    _make_room(sock_fd)
     lifeline = Lifeline(sock_fd)
     channel = Channel(socket.socket(fileno=sock_fd))
     try:
@@ -86,6 +90,16 @@ def _receive_load(channel: Channel) -> Load:
                 kind = type(message).__name__
                 raise TransportError(f"a worker's first message must be Load, not {kind}")
             parts.append(message.payload)
+
+
+def _make_room(fd: int) -> None:
+    """Have the kernel's table of our descriptors grow while we have one thread.
+
+    Later it waits for all cores first, 10 ms at 64 and again at 256 descriptors (``fs/file.c`` of
+    Linux, ``expand_fdtable``), in the midst of opening connections to a model.
+    """
+    with suppress(OSError):  # where fewer are allowed
+        os.close(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _DESCRIPTORS - 1))
 
 
 def _take_signals() -> None:
