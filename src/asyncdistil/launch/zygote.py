@@ -38,18 +38,16 @@ from asyncdistil.launch.packets import (
 )
 from asyncdistil.transport.lifeline import follow_parent
 
+# An event loop is not among them: only steps that work on many rows at once need one.
 PRELOADED = (
-    "asyncio",
-    "uvloop",
     "pydantic",
     "cloudpickle",
     "asyncdistil.worker.main",
     "asyncdistil.worker.serving",
     "asyncdistil.worker.batches",
-    "asyncdistil.worker.rows",
     "asyncdistil.worker.generating",
-    "asyncdistil.worker.routing",
     "asyncdistil.steps",
+    "asyncdistil.steps.identity",
 )
 
 Job: TypeAlias = list[str]

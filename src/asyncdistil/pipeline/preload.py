@@ -7,15 +7,23 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from asyncdistil.steps import Step
+from asyncdistil.steps.base import BaseStep
+
 _OWN = "asyncdistil."
+_MANY_ROWS_AT_ONCE = ("uvloop", "asyncdistil.worker.rows")
 
 
-def preloaded(steps: Iterable[BaseModel]) -> tuple[str, ...]:
+def preloaded(steps: Iterable[BaseStep]) -> tuple[str, ...]:
     """Names of modules for the steps of a run: our own, and libraries that our models name.
 
     Modules of users are not among them: importing those is the workers' business, one by one.
     """
-    return tuple(dict.fromkeys(name for step in steps for name in _modules_of(step)))
+    steps = list(steps)
+    names = [name for step in steps for name in _modules_of(step)]
+    if any(isinstance(step, Step) and (step.asynchronous or step.concurrency) for step in steps):
+        names += _MANY_ROWS_AT_ONCE
+    return tuple(dict.fromkeys(names))
 
 
 def _modules_of(value: BaseModel) -> Iterator[str]:

@@ -14,6 +14,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Mapping
+from email.parser import HeaderParser
 from functools import cache
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -163,7 +164,14 @@ def _claims(name: str, directory: str | None) -> tuple[tuple[str, str], ...]:
         # A namespace package such as ``google`` is shared: keep those that list this module.
         path = name.replace(".", "/")
         found = [entry for entry in found if path in (entry.read_text("RECORD") or "")] or found
-    return tuple(sorted((entry.metadata["Name"], entry.version) for entry in found))
+    return tuple(sorted(map(_name_and_version, found)))
+
+
+def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
+    # The head alone: below it stands the whole README, which takes milliseconds to parse.
+    head = (distribution.read_text("METADATA") or "").partition("\n\n")[0]
+    message = HeaderParser().parsestr(head)
+    return message["Name"], message["Version"]
 
 
 def _installed(top: str) -> list[importlib.metadata.Distribution]:

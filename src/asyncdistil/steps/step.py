@@ -1,6 +1,5 @@
 """`Step`: rows in, rows out."""
 
-import asyncio
 import inspect
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
@@ -136,6 +135,8 @@ class Step(BaseStep):
         raise StepError(f"step {self.name!r} has no `aprocess`")
 
     async def _gather(self, rows: Sequence[Row]) -> Entries:
+        import asyncio
+
         room = asyncio.Semaphore(max(self.concurrency, 1))
 
         async def one(row: Row) -> Entry:
@@ -263,6 +264,9 @@ def flat(entries: Entries) -> list[Row]:
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine from sync code, also below a running loop (a notebook's)."""
+    # A worker that needs no loop starts faster without the modules of one.
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
