@@ -107,10 +107,17 @@ def test_a_long_automatic_name_is_cut_and_still_tells_pipelines_apart() -> None:
     assert [len(name) for name in names] == [100, 100]
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x (dry run)"])
-def test_a_name_that_could_be_mistaken_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x (dry run)", 5, ["a"]])
+def test_a_name_that_could_be_mistaken_is_refused(name: Any) -> None:
     with pytest.raises(ParameterError, match="cannot be called"):
         Pipeline(name)
+
+
+def test_requirements_are_not_taken_letter_by_letter() -> None:
+    with pytest.raises(ParameterError, match="'numpy' are one text: give a list"):
+        Pipeline("p", requirements="numpy")
+    with pytest.raises(ParameterError, match="'numpy' are one text: give a list"):
+        requirements("numpy")
 
 
 def test_the_cache_is_where_one_says_then_where_the_environment_says_then_at_home(

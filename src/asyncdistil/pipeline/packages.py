@@ -24,7 +24,7 @@ def requirements(specifiers: Sequence[str]) -> Callable[[_C], _C]:
     Raises:
         ParameterError: One of them cannot be read.
     """
-    checked = tuple(str(parsed(text)) for text in specifiers)
+    checked = all_parsed(specifiers)
 
     def declare(step: _C) -> _C:
         setattr(step, _ATTRIBUTE, checked)
@@ -37,6 +37,17 @@ def required_by(step: type) -> tuple[str, ...]:
     """Specifiers that a step class and its bases declared, each once."""
     found = (text for base in step.__mro__ for text in vars(base).get(_ATTRIBUTE, ()))
     return tuple(dict.fromkeys(found))
+
+
+def all_parsed(specifiers: Sequence[str]) -> tuple[str, ...]:
+    """Read several specifiers, and write them in one way.
+
+    Raises:
+        ParameterError: One of them is none, or there is one text in place of a list.
+    """
+    if isinstance(specifiers, str):
+        raise ParameterError(f"requirements {specifiers!r} are one text: give a list, [...]")
+    return tuple(str(parsed(text)) for text in specifiers)
 
 
 def parsed(text: str) -> Requirement:

@@ -22,7 +22,7 @@ from asyncdistil.pipeline.after import AfterRuns
 from asyncdistil.pipeline.draft import group_names, set_parameters
 from asyncdistil.pipeline.files import InFiles
 from asyncdistil.pipeline.options import Budget, LoadGroups, OnCorruption, RunOptions, SyncMode
-from asyncdistil.pipeline.packages import parsed
+from asyncdistil.pipeline.packages import all_parsed
 from asyncdistil.steps.base import BaseStep
 from asyncdistil.steps.registration import CURRENT_PIPELINE
 from asyncdistil.steps.routing import RoutingBatchFunction
@@ -89,7 +89,7 @@ class Pipeline(InFiles, AfterRuns):
         self._name = _checked_name(name) if name is not None else None
         self.description = description
         self.enable_metadata = enable_metadata
-        self.requirements = tuple(str(parsed(text)) for text in requirements or ())
+        self.requirements = all_parsed(requirements or ())
         # Fixed now: the working directory may change until the run.
         self._cache_dir = Path(cache_dir).expanduser().absolute() if cache_dir else None
         self._graph = Graph()
@@ -376,7 +376,8 @@ class Pipeline(InFiles, AfterRuns):
 
 
 def _checked_name(name: str) -> str:
-    if not name.strip() or not name.isprintable() or name.endswith(DRY_RUN_SUFFIX):
+    good = isinstance(name, str) and name.strip() and name.isprintable()
+    if not good or name.endswith(DRY_RUN_SUFFIX):
         raise ParameterError(
             f"a pipeline cannot be called {name!r}: give it a name of printable characters that"
             f" does not end in {DRY_RUN_SUFFIX!r}"
