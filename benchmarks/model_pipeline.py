@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import Command
 from benchmarks.model_calls import service
+from benchmarks.rivals import RIVALS, NotInstalled
 
 if TYPE_CHECKING:
     from benchmarks.harness import Bench
@@ -41,8 +42,10 @@ def answer(bench: Bench) -> None:
     for in_flight, limit in cases:
         name = f"{count:,} prompts, {in_flight} in flight"
         name += f", 429 above {limit}" if limit else ""
-        for _ in range(bench.repeats):
-            for subject in ("ours", "floor"):
+        for turn in range(bench.repeats):
+            # The rival once, and only where it can keep as many in flight: it takes half a minute.
+            rival = not turn and (in_flight, limit) == cases[0] and bench.wanted("distilabel")
+            for subject in ("ours", *(("distilabel",) if rival else ()), "floor"):
                 width = limit if limit and subject == "floor" else in_flight
                 sample, note = _sample(bench, subject, latency, limit, count, width)
                 bench.record(name, subject, sample, figures=FIGURES, note=note)
@@ -53,14 +56,21 @@ def _sample(
 ) -> tuple[dict[str, Any], str]:
     """Run one side against a service of its own; what it and the service say, or what is wrong."""
     parameters = {"url": "", "count": count, "in_flight": in_flight}
+    command = Command(subject, "asks", parameters)
     directory = bench.directory()
     try:
         with service(latency, 0.5, limit) as url:
-            command = Command(subject, "asks", parameters)
-            sample = bench.run(command, directory, {**parameters, "url": url})
+            try:
+                sample = bench.run(command, directory, {**parameters, "url": url})
+            except NotInstalled as error:
+                return {}, str(error)
             if sample["rows"] != count:
                 return {}, f"{sample['rows']} of {count} prompts were answered"
-            return sample | _seen_by(url, limit or in_flight), ""
+            seen = _seen_by(url, limit or in_flight)
+            if subject in RIVALS:
+                # It waits for the slowest of a batch: what it fills for a moment is no window.
+                del seen["in_flight_percent"]
+            return sample | seen, ""
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from distilabel.pipeline import Pipeline
 from distilabel.steps import GeneratorStep, Step, StepInput, StepResources
-from workload import main, note_calls, rows, since_start, spin
+from workload import main, note_calls, question, rows, since_start, spin
 
 
 class Numbers(GeneratorStep):
@@ -170,5 +170,22 @@ def first_row(directory: str, turn: int = 0) -> dict[str, Any]:
     return {"seconds": seconds, "rows": dataset.num_rows, "sum": sum(dataset["c"])}
 
 
+def asks(directory: str, url: str, count: int, in_flight: int) -> dict[str, Any]:
+    """Prompts through a model step; a batch is what it has in flight, so it gets what we get."""
+    from distilabel.models import OpenAILLM
+    from distilabel.steps import LoadDataFromDicts
+    from distilabel.steps.tasks import TextGeneration
+
+    with Pipeline(name="asks", cache_dir=Path(directory) / "cache") as pipeline:
+        llm = OpenAILLM(model="m", base_url=url, api_key="none")
+        prompts = [{"instruction": question(number)} for number in range(count)]
+        load = LoadDataFromDicts(name="load", data=prompts, batch_size=in_flight)
+        load >> TextGeneration(name="ask", llm=llm, input_batch_size=in_flight)
+    started = time.perf_counter()
+    dataset = pipeline.run()["default"]["train"]
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "rows": count - dataset.data.column("generation").null_count}
+
+
 if __name__ == "__main__":
-    main(chain, fan, processor, calls, first_row)
+    main(chain, fan, processor, calls, first_row, asks)
