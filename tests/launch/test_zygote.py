@@ -197,6 +197,18 @@ async def test_printed_lines_of_forked_workers_come_apart(
     assert lines == [["0"], ["1"]]
 
 
+async def test_a_forked_worker_gets_a_variable_that_is_no_utf_8(
+    zygote: Zygote, write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = b"caf\xe9"
+    monkeypatch.setenv("PLACE", os.fsdecode(odd))
+    name = write("sock.sendall(os.environb[b'PLACE']); sock.recv(1)")
+    worker = await zygote.spawn(name)
+    assert await say(worker) == odd
+    await stop(worker, grace_seconds=0)
+    worker.sock.close()
+
+
 async def test_a_variable_that_is_read_at_start_means_a_fresh_interpreter(
     zygote: Zygote, write: Callable[[str], str]
 ) -> None:

@@ -132,7 +132,8 @@ class Zygote:
         on_line: Callable[[LogLine], None],
     ) -> WorkerProcess:
         number = next(self._numbers)
-        order = encode(Fork(number, module, segment_fd is not None, environment))
+        env = {os.fsencode(key): os.fsencode(value) for key, value in environment.items()}
+        order = encode(Fork(number, module, segment_fd is not None, env))
         with ExitStack() as cleanup, described(name):
             ends = cleanup.enter_context(Ends(socket.SOCK_STREAM))
             fds = [ends.theirs.fileno(), ends.output_write]

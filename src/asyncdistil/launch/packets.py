@@ -9,12 +9,15 @@ PACKET_BYTES = 1024 * 1024
 
 
 class Fork(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Fork a worker; descriptors: socket, output, segment if ``segment``, then the extra ones."""
+    """Fork a worker; descriptors: socket, output, segment if ``segment``, then the extra ones.
+
+    The environment is bytes, as the system has it: a variable need not be UTF-8.
+    """
 
     number: int
     module: str
     segment: bool
-    env: dict[str, str]
+    env: dict[bytes, bytes]
 
 
 class Reap(msgspec.Struct, frozen=True, array_like=True, tag=2):

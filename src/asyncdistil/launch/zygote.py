@@ -160,8 +160,8 @@ class _Zygote:
             for fd in (1, 2):
                 os.dup2(output, fd)
             os.close(output)
-            os.environ.clear()
-            os.environ.update(order.env)
+            os.environb.clear()
+            os.environb.update(order.env)
             for fd in (sock, *rest):
                 os.set_inheritable(fd, True)
             segment = rest.pop(0) if order.segment else -1
