@@ -91,6 +91,7 @@ class _Worker:
 
     def __init__(self, command: Spawn) -> None:
         self.command = command
+        self.life: asyncio.Task[None] | None = None
         self.process: Process | None = None
         self.channel: AsyncChannel[FromWorker] | None = None
         self.unsent: list[ToWorker] = []
@@ -138,8 +139,8 @@ class Workforce:
 
     def start(self, command: Spawn) -> None:
         """Start a worker; what is sent to it before it lives waits."""
-        self._workers[command.worker] = _Worker(command)
-        task = asyncio.get_running_loop().create_task(self._live(command))
+        worker = self._workers[command.worker] = _Worker(command)
+        task = worker.life = asyncio.get_running_loop().create_task(self._live(command))
         self._tasks.add(task)
         task.add_done_callback(self._lived)
 
@@ -168,6 +169,11 @@ class Workforce:
     async def end(self, grace_seconds: float) -> None:
         """Leave no process behind, whatever happened before."""
         self._ending = True
+        # Those that have no process yet must not get one while the others are stopped.
+        unborn = [w.life for w in self._workers.values() if w.process is None and w.life]
+        for life in unborn:
+            life.cancel()
+        await asyncio.gather(*unborn, return_exceptions=True)
         processes = [w.process for w in self._workers.values() if w.process is not None]
         stops = [self._launcher.stop(process, grace_seconds) for process in processes]
         await asyncio.gather(*stops)
@@ -201,6 +207,7 @@ class Workforce:
             process = await self._spawn(command)
         except AsyncDistilError as error:
             self._on_error(error)
+            del self._workers[command.worker]
             self._lost(command.worker, str(error))
             return
         code = await process.wait()
@@ -213,7 +220,8 @@ class Workforce:
             await self._launcher.stop(process, 0)
         except AsyncDistilError as error:
             self._on_error(error)
-        worker.process = None
+        # Any number may die in a run: nothing of them is kept.
+        del self._workers[command.worker]
 
     def _lived(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
