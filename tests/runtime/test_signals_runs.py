@@ -138,6 +138,18 @@ def test_the_third_signal_leaves_without_a_word(scene: Scene) -> None:
     assert repeated(scene, *"abc") <= report["lost_in_flight_rows"]
 
 
+def test_a_run_under_nohup_outlives_its_terminal(scene: Scene) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        attempt = start(scene, strike=Strike("b", 1500, "SIGHUP"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    ended = attempt.end()
+    assert ended.returncode == 0, ended.errors[-2000:]
+    nothing_is_left(scene)
+    assert repeated(scene, *"abc") == 0
+
+
 def test_a_stopped_and_continued_supervisor_repeats_nothing(scene: Scene) -> None:
     attempt = start(scene, strike=Strike("b", 1500, "SIGSTOP"))
     assert attempt.until(lambda: state(attempt.pid) == "T")

@@ -157,8 +157,9 @@ def _signals(session: Session) -> Iterator[list[int]]:
     previous = {}
     for name in _SIGNALS:
         number = getattr(signal, name, None)
-        if number is not None:
-            previous[number] = signal.signal(number, stop)
+        if number is None or (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+            continue  # as nohup has it: the run is to outlive its terminal
+        previous[number] = signal.signal(number, stop)
     try:
         yield seen
     finally:
