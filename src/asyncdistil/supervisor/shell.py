@@ -171,12 +171,12 @@ class Shell:
         try:
             machine.turn(self._clock.monotonic())
             self._act()
+            if self._on_turn is not None:
+                self._on_turn(machine.state.progress)
         except Exception as error:
-            # A bug in the supervising code must end the run, not leave it hanging.
+            # A bug in the supervising code, or in a display, must not leave the run hanging.
             self._crashed(error)
             return
-        if self._on_turn is not None:
-            self._on_turn(machine.state.progress)
         if machine.finished or self._log_broken or self._diverged:
             self._ended.set()
         elif machine.state.stop is not None:
