@@ -77,14 +77,7 @@ def waited(prepared: PreparedRun, hit: Finished | None) -> Distiset:
     # Signals first: an interrupt between the two would leave a run that nobody waits for.
     with _signals(session) as signals:
         session.start()
-        while not session.ended.is_set():
-            try:
-                # A bounded wait: a signal handler of Python runs between two of them.
-                session.ended.wait(_WAIT_SECONDS)
-            except KeyboardInterrupt:
-                # Someone else's handler raised it, as Jupyter's does.
-                signals.append(signal.SIGINT)
-                session.request_stop(interrupted("Ctrl-C"))
+        _wait(session, signals)
     try:
         return to_distiset(prepared, session.result())
     except Interrupted as stopped:
@@ -95,6 +88,44 @@ def waited(prepared: PreparedRun, hit: Finished | None) -> Distiset:
             _log.error("%s", stopped)
             raise SystemExit(128 + signals[0]) from stopped
         raise
+
+
+def _wait(session: Session, signals: list[int]) -> None:
+    """Wait for the end of a session, whatever handlers of the caller raise meanwhile.
+
+    Jupyter's raises KeyboardInterrupt, which is noted in ``signals``; that of an alarm may raise
+    anything. The first has the run stop in order, the next one at once.
+
+    Raises:
+        BaseException: What a handler raised first, but for KeyboardInterrupt; the run has ended.
+    """
+    raised: list[BaseException] = []
+    heeded = 0
+    while not session.ended.is_set():
+        try:
+            if len(raised) > heeded:
+                heeded = len(raised)
+                _heed(raised, session)
+            # A bounded wait: a signal handler of Python runs between two of them.
+            session.ended.wait(_WAIT_SECONDS)
+        except BaseException as error:
+            raised.append(error)
+            if isinstance(error, KeyboardInterrupt):
+                signals.append(signal.SIGINT)
+    for first in raised:
+        if not isinstance(first, KeyboardInterrupt):
+            raise first
+
+
+def _heed(raised: list[BaseException], session: Session) -> None:
+    first = raised[0]
+    how = "Ctrl-C" if isinstance(first, KeyboardInterrupt) else type(first).__name__
+    session.request_stop(interrupted(how))
+    if len(raised) == 1:
+        _log.warning("%s: finishing what workers hold; once more to stop at once", how)
+    else:
+        session.stop_now()
+        _log.warning("%s: stopping at once", how)
 
 
 async def arun(pipeline: Pipeline, options: RunOptions) -> Distiset:

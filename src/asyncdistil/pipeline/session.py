@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from asyncdistil.batch import RowSlice, RunId, StepName
@@ -73,20 +74,23 @@ class Session:
     def request_stop(self, reason: AsyncDistilError) -> None:
         """Ask for an orderly, resumable end. Safe from any thread and from signal handlers."""
         self._stop = self._stop or reason
-        loop = self._loop
-        if loop is not None and not self.ended.is_set():
-            loop.call_soon_threadsafe(self._pass_stop_on)
+        self._call_in_thread(self._pass_stop_on)
 
     def stop_now(self) -> None:
         """Do not wait for work in hand."""
-        loop = self._loop
-        if loop is not None and not self.ended.is_set():
-            loop.call_soon_threadsafe(self._pass_stop_now_on)
+        self._call_in_thread(self._pass_stop_now_on)
 
     @property
     def run(self) -> RunId | None:
         """Id of the run, once it stands in the log."""
         return None if self._supervision is None else self._supervision.run
+
+    def _call_in_thread(self, act: Callable[[], None]) -> None:
+        loop = self._loop
+        if loop is not None and not self.ended.is_set():
+            # It says so if it was closed since: then nothing goes on that could be stopped.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(act)
 
     def _pass_stop_on(self) -> None:
         if self._supervision is not None and self._stop is not None:
