@@ -256,6 +256,32 @@ async def test_a_caller_that_is_cancelled_while_it_waits_leaves_no_worker(
     await zygote.close()
 
 
+async def test_a_caller_that_is_cancelled_as_its_answer_comes_leaves_no_zombie(
+    write: Callable[[str], str],
+) -> None:
+    zygote = await Zygote.start()
+    name = write("time.sleep(600)")
+    first = await zygote.spawn(name)
+    for _ in range(20):
+        asked = asyncio.ensure_future(zygote.spawn(name))
+        while not zygote._orders:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        (answer,) = zygote._orders.values()
+        while not answer.done():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        if asked.cancel():
+            with suppress(asyncio.CancelledError):
+                other = await asked
+                await stop(other, grace_seconds=0)
+                other.sock.close()
+    with anyio.fail_after(20):
+        while len(psutil.Process(zygote.pid).children()) > 1:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+    await stop(first, grace_seconds=0)
+    first.sock.close()
+    await zygote.close()
+
+
 SUPERVISOR = """
 import asyncio
 from asyncdistil.launch import Zygote

@@ -144,6 +144,10 @@ class Zygote:
                 pid = await answer
             except OSError as error:  # the packet is too large, or the zygote is gone
                 raise _Refused from error
+            except asyncio.CancelledError:
+                if answer.done() and not answer.cancelled() and answer.exception() is None:
+                    self._abandon(answer.result())
+                raise
             finally:
                 self._orders.pop(number, None)
             sock, read_end = ends.keep()
@@ -175,14 +179,20 @@ class Zygote:
             case Forked(number=number, pid=pid, reason=reason):
                 answer = self._orders.get(number)
                 if answer is None or answer.done():
-                    # Whoever asked has stopped waiting. Its ends are closed, so it ends itself.
-                    self._abandoned.add(pid)
+                    self._abandon(pid)
                 elif pid:
                     answer.set_result(pid)
                 else:
                     answer.set_exception(_Refused(reason))
             case Exited(pid=pid, returncode=returncode):
                 self._exited(pid, returncode)
+
+    def _abandon(self, pid: int) -> None:
+        """Whoever asked has stopped waiting. Its ends are closed, so it ends itself."""
+        if pid:
+            self._abandoned.add(pid)
+        if pid in self._early:
+            self._exited(pid, self._early.pop(pid))
 
     def _exited(self, pid: int, returncode: int) -> None:
         process = self._workers.pop(pid, None)
