@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from asyncdistil.errors import ModelAuthError, ModelOutage, ModelRateLimited
-from asyncdistil.models import OpenAILLM
+from asyncdistil.models import OllamaLLM, OpenAILLM
 from asyncdistil.pipeline import Pipeline
 from asyncdistil.steps import LoadDataFromDicts, StepResources
 from asyncdistil.steps.tasks import TextGeneration
@@ -308,3 +308,17 @@ def test_steps_and_replicas_with_one_key_at_one_service_share_one_limit(cache: P
         assert server.stats.answered == 2 * count
         assert 1 < server.stats.peak_in_flight <= most
     assert all(len(leaf["train"]) == count for leaf in distiset.values())
+
+
+def test_a_row_with_several_failed_generations_comes_back_once(cache: Path) -> None:
+    def hates(seen: Seen) -> Fault | None:
+        return Fault("400") if number(seen.prompt) % 3 == 0 and seen.attempt in {2, 3} else None
+
+    with ModelServer(script=hates) as server:
+        host = server.url.removesuffix("/v1")
+        llm = OllamaLLM(model="m", host=host, max_retries=0)
+        rows = generated(cache, llm, 6, num_generations=3)
+        assert sum(row["generation"] is None for row in rows) == 4
+        rows = generated(cache, llm, 6, num_generations=3)
+    assert [row["n"] for row in rows] == [n for n in range(6) for _ in range(3)]
+    assert all(row["generation"] for row in rows)

@@ -124,6 +124,11 @@ def test_a_failed_row_is_a_miss_and_its_neighbours_are_not(scene: Scene) -> None
     assert scene.found(scene.rows(retry=False), scene.chunk(1, 2, 3)) == [11, 12, 13]
 
 
+def test_a_row_that_failed_several_times_over_is_one_miss(scene: Scene) -> None:
+    scene.commit(1, 2, 3, failed=(1, 1))
+    assert scene.found(scene.rows(), scene.chunk(1, 2, 3)) == [11, None, 13]
+
+
 def test_a_later_success_stands_for_a_row_that_failed_before(scene: Scene) -> None:
     scene.commit(1, 2, 3, failed=(1,))
     scene.commit(2)

@@ -230,10 +230,13 @@ class RowMemory:
         self._used[hit.lsn] |= ((1 << (hit.stop - hit.start)) - 1) << hit.start
 
     def _without_failures(self, chunk: Chunk, hit: Hit) -> list[Match]:
+        # A set: of several rows that one row became, each may have failed.
         failed = sorted(
-            f.input_row - hit.start
-            for f in hit.commit.failures
-            if hit.start <= f.input_row < hit.stop
+            {
+                f.input_row - hit.start
+                for f in hit.commit.failures
+                if hit.start <= f.input_row < hit.stop
+            }
         )
         matches: list[Match] = []
         start = 0
