@@ -139,6 +139,13 @@ def test_a_message_over_the_bound_is_refused_and_the_stream_stays_in_step(
     assert bytes(out) == bytes(stream_of([Done()]))
 
 
+def test_a_message_that_cannot_be_encoded_leaves_the_stream_in_step() -> None:
+    out = bytearray()
+    with pytest.raises(OverflowError):
+        encode_frames([Done(), LogLine(2**70, "x"), Done()], out)
+    assert bytes(out) == bytes(stream_of([Done()]))
+
+
 def test_every_message_class_has_a_tag_of_its_own() -> None:
     union = [t for decoder in ("ToWorker", "FromWorker") for t in _members(decoder)]
     tags = [t.__struct_config__.tag for t in union]

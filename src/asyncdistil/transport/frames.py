@@ -32,13 +32,19 @@ def encode_frames(messages: Iterable[msgspec.Struct], out: bytearray) -> None:
     """Append the frames of ``messages`` to ``out``.
 
     Raises:
-        TransportError: A message is larger than `MAX_FRAME_BYTES`; ``out`` then ends with the
-            last message before it, so that what follows is still in step.
+        TransportError: A message is larger than `MAX_FRAME_BYTES`.
+        Exception: It holds what can't be encoded, such as a number of more than 64 bits.
+
+    After either, ``out`` ends with the last message before it, so that what follows is in step.
     """
     for message in messages:
         start = len(out)
         out += b"\0\0\0\0"
-        _encoder.encode_into(message, out, -1)
+        try:
+            _encoder.encode_into(message, out, -1)
+        except BaseException:
+            del out[start:]
+            raise
         length = len(out) - start - _LENGTH.size
         if length > MAX_FRAME_BYTES:
             del out[start:]
