@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -198,3 +199,21 @@ def test_it_runs_from_a_shell() -> None:
         assert msgspec.json.decode(reply.read())["faults"] == {"500": 1}
     process.terminate()
     process.communicate()
+
+
+@pytest.mark.parametrize(
+    "reference", ["#/$defs/Lost", "#/$defs/Kept/anyOf/7", "#/$defs/Kept/anyOf/x"]
+)
+def test_a_schema_that_refers_to_nothing_is_refused(server: ModelServer, reference: str) -> None:
+    schema = {"$defs": {"Kept": {"anyOf": [{"type": "null"}]}}, "$ref": reference}
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask(server.url, body("hi", response_format=wanted))
+    assert refused.value.code == 400
+    assert reference in refused.value.read().decode()
+
+
+def test_a_reference_into_a_list_is_followed(server: ModelServer) -> None:
+    schema = {"$defs": {"Kept": {"anyOf": [{"const": 5}]}}, "$ref": "#/$defs/Kept/anyOf/0"}
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    assert text_of(ask(server.url, body("hi", response_format=wanted))) == "5"

@@ -177,6 +177,10 @@ def instance(
             return text[: schema.get("maxLength", len(text))]
 
 
+class SchemaError(ValueError):
+    """A schema that no answer can be made for; a service would refuse it."""
+
+
 def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
     """Follow ``$ref`` and fold ``allOf`` into one schema."""
     for _ in range(_MAX_DEPTH):
@@ -184,8 +188,14 @@ def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str
         if not isinstance(reference, str) or not reference.startswith("#"):
             break
         target: Any = root
-        for step in reference.lstrip("#/").split("/"):
-            target = target[step] if step else target
+        for step in filter(None, reference.lstrip("#/").split("/")):
+            name = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(target, list) and name.isdigit():
+                target = target[int(name)] if int(name) < len(target) else None
+            else:
+                target = target.get(name) if isinstance(target, Mapping) else None
+        if not isinstance(target, Mapping):
+            raise SchemaError(f"the schema refers to {reference!r}, and there is nothing there")
         schema = {**target, **{k: v for k, v in schema.items() if k != "$ref"}}
     for part in schema.get("allOf", ()):
         schema = {**{k: v for k, v in schema.items() if k != "allOf"}, **_resolved(part, root)}

@@ -276,7 +276,10 @@ class ModelServer:
         for ending, kind, read, write in DIALECTS:
             if path.endswith(ending):
                 asked = read(body, path)
-                return 200, write(asked, self._say(asked, kind, ""), 0)
+                try:
+                    return 200, write(asked, self._say(asked, kind, ""), 0)
+                except answers.SchemaError as error:
+                    return 400, {"error": {"message": str(error)}}
         return 404, {"error": {"message": "no such route"}}
 
     async def _ask(
@@ -315,7 +318,10 @@ class ModelServer:
                     return await wire.commit(request, fault)
             if (wait := self._draw_latency()) > 0:
                 await asyncio.sleep(wait)
-            said = self._say(asked, kind, fault.kind if fault else "")
+            try:
+                said = self._say(asked, kind, fault.kind if fault else "")
+            except answers.SchemaError as error:
+                return wire.error("400", str(error))
             stats.answered += fault is None
             stats.texts += max(1, len(asked.texts)) if fault is None else 0
             if streamed:
