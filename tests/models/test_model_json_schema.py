@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
+from asyncdistil.errors import ParameterError
 from asyncdistil.models.json_schema import violation
 from asyncdistil.models.structured import structure_of
 from asyncdistil.testing.answers import answer
@@ -147,3 +148,52 @@ def test_a_regular_expression_must_match_all_of_the_answer() -> None:
     assert structure is not None
     assert structure.complaint("42") == ""
     assert structure.complaint("42!")
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"$ref": "#/$defs/Lost"}, r"#/\$ref is '#/\$defs/Lost', and there is nothing"),
+        ({"properties": {"a": {"$ref": 5}}}, r"#/properties/a/\$ref must be text"),
+        ({"items": {"type": "strang"}}, "#/items/type is 'strang'"),
+        ({"anyOf": [{"pattern": r"\p{L}"}]}, "#/anyOf/0: .* no pattern that Python knows"),
+        ({"patternProperties": {"[": {}}}, "no pattern that Python knows"),
+        ({"required": 5}, "#/required must be a list"),
+        ({"enum": 5}, "#/enum must be a list"),
+        ({"minimum": "5"}, "#/minimum must be a number"),
+        ({"properties": ["a"]}, "#/properties must be an object"),
+        ({"allOf": {}}, "#/allOf must be a list"),
+        ({"additionalProperties": "no"}, "#/additionalProperties must be an object"),
+    ],
+)
+def test_a_schema_that_no_answer_can_be_checked_by_is_refused_before_one_is_paid_for(
+    schema: Any, reason: str
+) -> None:
+    with pytest.raises(ParameterError, match=reason):
+        structure_of({"schema": schema})
+
+
+def test_a_pattern_that_is_none_is_refused_before_an_answer_is_paid_for() -> None:
+    with pytest.raises(ParameterError, match="none that Python knows"):
+        structure_of({"format": "regex", "schema": "[a"})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        Tree.model_json_schema(),
+        msgspec.json.schema(list[int] | None),
+        {"$ref": "#"},
+        {"items": [{"type": "string"}], "type": ["array", "null"]},
+        {"properties": {"type": {"type": "string"}, "enum": True, "$ref": False}},
+        {"const": {"$ref": 5}, "default": {"type": 7}, "$ref": "https://elsewhere/schema"},
+    ],
+)
+def test_a_schema_that_can_be_checked_by_is_taken(schema: Any) -> None:
+    assert structure_of({"schema": schema}) is not None
+
+
+def test_an_answer_that_is_nested_too_deep_is_told_in_words() -> None:
+    structure = structure_of({"schema": {"type": "array"}})
+    assert structure is not None
+    assert structure.complaint("[" * 50_000 + "]" * 50_000) == "the answer is nested too deep"

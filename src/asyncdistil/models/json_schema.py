@@ -8,6 +8,70 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _MAX_DEPTH = 200
+_MAPPINGS = ("properties", "patternProperties", "$defs", "definitions")
+_NUMBERS = (
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
+)
+
+
+def fault(schema: Any, *, root: Any = None, path: str = "#") -> str:
+    """Say the first reason why no answer could be checked against a schema; empty if none.
+
+    What would be found out with each answer, after it was paid for, is found out here.
+    """
+    root = schema if root is None else root
+    if isinstance(schema, bool):
+        return ""
+    if not isinstance(schema, Mapping):
+        return f"{path} must be an object, not {schema!r}"
+    return _fault_in_values(schema, root, path) or _fault_in_parts(schema, root, path)
+
+
+def _fault_in_values(schema: Mapping[str, Any], root: Any, path: str) -> str:
+    reference = schema.get("$ref", "")
+    if not isinstance(reference, str):
+        return f"{path}/$ref must be text, not {reference!r}"
+    if reference.startswith("#") and _target(reference, root) is False:
+        return f"{path}/$ref is {reference!r}, and there is nothing at that place"
+    kinds = schema.get("type", "object")
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if kind not in _KINDS:
+            return f"{path}/type is {kind!r}: the types are {', '.join(_KINDS)}"
+    for name in ("enum", "required"):
+        if not isinstance(schema.get(name, []), list | tuple):
+            return f"{path}/{name} must be a list, not {schema[name]!r}"
+    for name in _NUMBERS:
+        if not isinstance(schema.get(name, 0), int | float):
+            return f"{path}/{name} must be a number, not {schema[name]!r}"
+    patterns = schema.get("patternProperties")
+    for pattern in (schema.get("pattern", ""), *(patterns if isinstance(patterns, dict) else ())):
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            return f"{path}: {pattern!r} is no pattern that Python knows ({error})"
+    return ""
+
+
+def _fault_in_parts(schema: Mapping[str, Any], root: Any, path: str) -> str:
+    parts: list[tuple[str, Any]] = []
+    for name in _MAPPINGS:
+        held = schema.get(name, {})
+        if not isinstance(held, Mapping):
+            return f"{path}/{name} must be an object, not {held!r}"
+        parts += [(f"{path}/{name}/{key}", part) for key, part in held.items()]
+    for name in ("allOf", "anyOf", "oneOf", "prefixItems"):
+        held = schema.get(name, [])
+        if not isinstance(held, list | tuple):
+            return f"{path}/{name} must be a list, not {held!r}"
+        parts += [(f"{path}/{name}/{number}", part) for number, part in enumerate(held)]
+    parts += [(f"{path}/{n}", schema[n]) for n in ("not", "additionalProperties") if n in schema]
+    if isinstance(items := schema.get("items", True), list):  # of an older draft: not checked
+        items = True
+    for place, part in [*parts, (f"{path}/items", items)]:
+        if found := fault(part, root=root, path=place):
+            return found
+    return ""
 
 
 def violation(value: Any, schema: Any, *, root: Any = None, path: str = "$", depth: int = 0) -> str:
@@ -54,6 +118,7 @@ def violation(value: Any, schema: Any, *, root: Any = None, path: str = "$", dep
     return ""
 
 
+_KINDS = ("null", "boolean", "integer", "number", "string", "array", "object")
 _Inner = Callable[[Any, Any, str], str]
 
 
@@ -75,7 +140,7 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def _kind_of(value: Any) -> str:
-    for kind in ("null", "boolean", "integer", "number", "string", "array", "object"):
+    for kind in _KINDS:
         if _is_kind(value, kind):
             return kind
     return type(value).__name__

@@ -15,7 +15,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 
 from asyncdistil.errors import ParameterError
-from asyncdistil.models.json_schema import violation
+from asyncdistil.models.json_schema import fault, violation
 from asyncdistil.models.typing import ChatItem, FormattedInput, StandardInput, StructuredOutputType
 
 
@@ -48,6 +48,8 @@ class Structure:
             value = msgspec.json.decode(text)
         except (msgspec.DecodeError, UnicodeEncodeError) as error:
             return f"the answer is not JSON: {error}"
+        except RecursionError:
+            return "the answer is nested too deep"
         if self.kind is not None:
             return self._refused_by_class(text)
         return violation(value, self.schema)
@@ -107,6 +109,12 @@ def structure_of(wanted: StructuredOutputType | None) -> Structure | None:
     if wanted.get("format") == "regex":
         if not isinstance(schema, str):
             raise ParameterError("structured_output with format='regex' needs a pattern as schema")
+        try:
+            re.compile(schema)
+        except re.error as error:
+            raise ParameterError(
+                f"the pattern of structured_output is none that Python knows: {error}"
+            ) from None
         return Structure("regex", {}, schema, None, "answer", repairs)
     kind: type | None = None
     name = "answer"
@@ -125,6 +133,8 @@ def structure_of(wanted: StructuredOutputType | None) -> Structure | None:
             f"the schema of structured_output is a {type(schema).__name__}: give it a pydantic"
             " class, a msgspec struct or a JSON schema"
         )
+    if kind is None and (found := fault(schema)):
+        raise ParameterError(f"the schema of structured_output can't be used: {found}")
     if kind is None and isinstance(schema.get("title"), str):
         name = re.sub(r"\W", "_", schema["title"])[:64] or name
     return Structure("json", schema, "", kind, name, repairs)
