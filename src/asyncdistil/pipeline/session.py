@@ -8,6 +8,7 @@ blocked, user code in it cannot delay the workers, and workers hang on a thread 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from asyncdistil.batch import RowSlice, RunId, StepName
-from asyncdistil.errors import AsyncDistilError, DataError, Interrupted
+from asyncdistil.errors import AsyncDistilError, DataError, Interrupted, StorageError
 from asyncdistil.launch import PreparedLauncher
 from asyncdistil.pipeline.watch import WATCHER
 
@@ -118,7 +119,7 @@ class Session:
                 self._loop = runner.get_loop()
                 self._finished = runner.run(self._main())
         except BaseException as error:
-            self._error = error
+            self._error = _too_few_descriptors(error) or error
         finally:
             self.ended.set()
 
@@ -135,6 +136,20 @@ class Session:
             return await supervision.supervise()
         finally:
             await launcher.close()
+
+
+def _too_few_descriptors(error: BaseException) -> StorageError | None:
+    """An error that says what to do, if the process may open no more files.
+
+    Below a dozen or so the loop itself can't be made, nor a module be read.
+    """
+    if not isinstance(error, OSError) or error.errno not in {errno.EMFILE, errno.ENFILE}:
+        return None
+    told = StorageError(
+        f"the run can't go on ({error.strerror}); raise `ulimit -n`, then run again"
+    )
+    told.__cause__ = error
+    return told
 
 
 def _described(prepared: PreparedRun) -> Mapping[str, Any] | None:
