@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 HIDDEN = "**********"
 
 _SHORT_CHARS = 8
 """Below, a secret is a part of too many words, and the part of a word reveals nothing."""
+
+_SPEAKS_OF_SECRETS = re.compile(
+    r"key|token|secret|passw|credential|auth|cookie|session|signature|\bsig\b", re.IGNORECASE
+)
+
+
+def secret_values(named: Mapping[str, str]) -> list[str]:
+    """Values of those headers or parameters whose names speak of secrets.
+
+    Each whole, and without the scheme before it, as in ``Bearer``.
+    """
+    values = [value for name, value in named.items() if _SPEAKS_OF_SECRETS.search(name)]
+    return [*values, *(value.rpartition(" ")[2] for value in values)]
 
 
 class Redaction:

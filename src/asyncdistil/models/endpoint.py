@@ -28,12 +28,15 @@ class Endpoint:
         governor: Name of the pool of permits: provider, URL and a digest of the key.
         limits: What the user declared about the service.
         patience: How long to keep trying.
+        hide: Cuts secrets out of what is told of a failure, whoever tells it: a service may echo
+            the key in an error that it sends as an answer.
         clock: Time.
     """
 
     governor: str
     limits: RateLimits
     patience: Patience
+    hide: Callable[[str], str] = str
     clock: Clock = field(default_factory=SystemClock)
     _refusal: ModelError | None = None
     _answered: bool = False
@@ -137,6 +140,8 @@ class Endpoint:
 
     def _reconsidered(self, trouble: Trouble) -> Trouble:
         """A 403 after an answer is about this request (a moderated prompt), not about the key."""
+        hide = self.hide
+        trouble = replace(trouble, message=hide(trouble.message), detail=hide(trouble.detail))
         if trouble.status == 403 and self._answered:
             return replace(trouble, course=Course.ROW, error=ModelRequestError)
         return trouble

@@ -17,16 +17,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from asyncdistil.models.identity import public_url
-from asyncdistil.models.retry import RequestFailed, Trouble, judge_status, unavailable, unreadable
-from asyncdistil.redaction import Redaction
+from asyncdistil.errors import ModelRequestError
+from asyncdistil.models.address import Address
+from asyncdistil.models.identity import is_loopback, public_url
+from asyncdistil.models.retry import (
+    Course,
+    RequestFailed,
+    Trouble,
+    judge_status,
+    unavailable,
+    unreadable,
+)
+from asyncdistil.redaction import Redaction, secret_values
 
 if TYPE_CHECKING:
     import aiohttp
+    from yarl import URL
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 _MAX_ERROR_CHARS = 64 * 1024
 _CONNECT_SECONDS = 30.0
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 5
 
 
 class HttpReply(NamedTuple):
@@ -45,8 +57,7 @@ class HttpClient:
     """Talks to one service.
 
     Attributes:
-        base_url: Where the service is, without a slash at the end.
-        service: The same without user info and query, for messages.
+        service: Where the service is, without user info and query, for messages.
     """
 
     def __init__(
@@ -64,17 +75,20 @@ class HttpClient:
             headers: Sent with every request; may hold secrets.
             secrets: Texts to cut out of every message.
             max_reply_bytes: Longest reply that is read, unpacked.
+
+        Raises:
+            ParameterError: The URL or a header can't be used.
         """
-        self.base_url = base_url.rstrip("/")
-        self.service = public_url(base_url)
+        self._address = Address.of(base_url)
+        self.service = self._address.root
         self._headers = {
             "Content-Type": "application/json",
             "Accept-Encoding": "gzip, deflate",
-            **headers,
+            **self._address.headers(headers),
         }
-        self._redaction = Redaction(secrets)
+        self._redaction = Redaction([*secrets, *self._address.secrets, *secret_values(headers)])
         self._max_reply_bytes = max_reply_bytes
-        self._proxy = _proxy_for(base_url)
+        self._proxy = _proxy_for(self.service)
         # A session belongs to the loop that it was made on.
         self._sessions: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, aiohttp.ClientSession
@@ -139,6 +153,7 @@ class HttpClient:
             pending = b""
             other: list[bytes] = []
             total = 0
+
             while chunk := await response.content.readany():
                 limit.reschedule(now() + timeout_seconds)
                 chunk = unpack(chunk)
@@ -182,7 +197,9 @@ class HttpClient:
 
         try:
             async with asyncio.timeout(timeout_seconds):
-                async with self._session().get(self.base_url + path, proxy=self._proxy) as reply:
+                async with self._session().get(
+                    self._address.url(path), proxy=self._proxy, allow_redirects=False
+                ) as reply:
                     return reply.headers.get("Server", "")
         except (TimeoutError, aiohttp.ClientError, OSError):
             return ""
@@ -229,11 +246,8 @@ class HttpClient:
 
         try:
             async with asyncio.timeout(timeout_seconds) as limit:
-                session = self._session()
-                url = self.base_url + path
-                verb = session.get if body is None else session.post
                 own = {"Content-Type": content_type} if content_type else None
-                async with verb(url, data=body, proxy=self._proxy, headers=own) as response:
+                async with self._asked(self._address.url(path), body, own) as response:
                     yield response, limit
         except TimeoutError:
             raise RequestFailed(
@@ -257,6 +271,27 @@ class HttpClient:
             raise RequestFailed(
                 unavailable(f"the connection to {self.service} failed ({type(error).__name__})")
             ) from None
+
+    @asynccontextmanager
+    async def _asked(
+        self, url: str, body: bytes | None, headers: Mapping[str, str] | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ask, and ask again where a redirect says, as long as that is the same service."""
+        session = self._session()
+        verb = session.get if body is None else session.post
+        target: URL | str = url
+        for _ in range(_MOST_REDIRECTS + 1):
+            async with verb(
+                target, data=body, proxy=self._proxy, headers=headers, allow_redirects=False
+            ) as response:
+                onwards = _redirected(response, body is not None, self.service, self.hide)
+                if onwards is None:
+                    yield response
+                    return
+                target = onwards
+        raise RequestFailed(
+            unreadable(f"{self.service} redirects more than {_MOST_REDIRECTS} times", again=False)
+        )
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Read and unpack, never holding more than the bound."""
@@ -310,6 +345,37 @@ class HttpClient:
         )
 
 
+def _redirected(
+    response: aiohttp.ClientResponse, asks: bool, service: str, hide: Callable[[str], str]
+) -> URL | None:
+    """Where to ask again, if the service says so.
+
+    Raises:
+        RequestFailed: It sends us to somebody else, who must get neither key nor question; or
+            it would have us come back without the question.
+    """
+    place = response.headers.get("Location")
+    if response.status not in _REDIRECTS or not place:
+        return None
+    try:
+        target = response.url.join(type(response.url)(place))
+        told = public_url(str(target))
+        same = target.origin() == response.url.origin()
+    except ValueError:
+        told, same = "what is no URL", False
+    if same and (response.status in {307, 308} or not asks):
+        return target
+    raise RequestFailed(
+        Trouble(
+            Course.ROW,
+            ModelRequestError,
+            f"{service} answered {response.status}, a redirect to {hide(told)}: key"
+            " and prompt are not sent there; if that is the service, give its URL instead",
+            response.status,
+        )
+    )
+
+
 def _close_at_once(session: aiohttp.ClientSession) -> None:
     """Close a session's sockets now.
 
@@ -328,6 +394,8 @@ def _close_at_once(session: aiohttp.ClientSession) -> None:
 def _proxy_for(url: str) -> str | None:
     """The proxy that the environment names for a URL; asked once, since the asking is slow."""
     parts = urlsplit(url)
-    if parts.hostname is None or proxy_bypass(parts.hostname):
+    # A proxy elsewhere would look for our loopback on its own machine.
+    if parts.hostname is None or is_loopback(url) or proxy_bypass(parts.netloc):
         return None
-    return getproxies().get(parts.scheme)
+    proxy = getproxies().get(parts.scheme)
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy

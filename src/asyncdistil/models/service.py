@@ -18,6 +18,7 @@ from asyncdistil.models.model import Model, fresh_attributes
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.pricing import FREE, Price, price_of
 from asyncdistil.models.retry import Patience
+from asyncdistil.redaction import Redaction
 from asyncdistil.transport.brokers import RateLimits
 
 T = TypeVar("T")
@@ -165,6 +166,7 @@ class Service(Model):
                 silence_seconds=self.rate_limit_patience_seconds,
                 first_answer_seconds=max(60.0, 1.5 * self.timeout_seconds),
             ),
+            hide=self._client.hide if self._client is not None else Redaction([key]),
         )
 
     def _disconnect(self) -> None:

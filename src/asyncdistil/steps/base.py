@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, overload
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel as PydanticModel
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, SecretBytes, SecretStr
@@ -13,6 +14,7 @@ from asyncdistil.errors import GraphError, ParameterError
 from asyncdistil.graph.plan import OnError, StepKind
 from asyncdistil.mixins import HasRuntimeParameters
 from asyncdistil.mixins.runtime_parameters import call_to_write
+from asyncdistil.redaction import secret_values
 from asyncdistil.steps.artifacts import save_artifact
 from asyncdistil.steps.mapping import ColumnMapping
 from asyncdistil.steps.registration import CURRENT_PIPELINE, free_name
@@ -340,7 +342,12 @@ def _secrets_in(value: object) -> Iterator[str]:
         case PydanticModel():
             for name in type(value).model_fields:
                 if name not in {"pipeline", "data"}:
-                    yield from _secrets_in(getattr(value, name))
+                    held = getattr(value, name)
+                    yield from _secrets_in(held)
+                    if name.endswith("headers") and isinstance(held, dict):
+                        yield from secret_values({k: v for k, v in held.items() if type(v) is str})
+                    elif name in {"base_url", "host"} and isinstance(held, str):
+                        yield from secret_values(dict(parse_qsl(urlsplit(held).query)))
         case list() | tuple():
             for item in value:
                 if isinstance(item, PydanticModel | SecretStr):

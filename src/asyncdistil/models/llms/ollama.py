@@ -50,7 +50,8 @@ class OllamaLLM(RemoteLLM, MagpieChatTemplate):
     Attributes:
         model: Name and tag, such as ``llama3:8b``.
         host: Where Ollama listens; ``OLLAMA_HOST`` or port 11434 on this machine unless given.
-        follow_redirects: Accepted for compatibility; redirects are always followed.
+        follow_redirects: Accepted for compatibility; redirects are followed as long as they stay at
+            the service.
         tokenizer_id: Hub id of the tokenizer; needed for Magpie only.
     """
 

@@ -1,0 +1,274 @@
+"""Services that answer on the wire as they please: byte by byte from here, no HTTP library."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from asyncdistil.errors import ModelAuthError, ParameterError
+from asyncdistil.memo import Memo, Replies
+from asyncdistil.models import OllamaLLM, OpenAILLM, memoized
+from asyncdistil.models.http import HttpClient
+from asyncdistil.models.memoized import LocalClaims
+from asyncdistil.models.reply import Reply
+from asyncdistil.models.typing import GenerateOutput
+from asyncdistil.pipeline import Pipeline
+from asyncdistil.steps import LoadDataFromDicts
+from asyncdistil.steps.tasks import TextGeneration
+
+CANARY = "sk-canary-52c0ffee9d1e"
+
+
+class Asked(NamedTuple):
+    line: str
+    headers: dict[str, str]
+    body: bytes
+
+
+Say = Callable[[Asked], bytes]
+
+
+class Wire:
+    """Writes whatever ``say`` returns in answer to each request; keeps what it was asked."""
+
+    def __init__(self, say: Say, host: str = "127.0.0.1") -> None:
+        self.asked: list[Asked] = []
+        self._say = say
+        self._host = host
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Wire:
+        self._thread.start()
+        starting = asyncio.start_server(self._serve, self._host, 0)
+        self._server = asyncio.run_coroutine_threadsafe(starting, self._loop).result()
+        port = self._server.sockets[0].getsockname()[1]
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.url = f"http://{host}:{port}/v1"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _close(self) -> None:
+        self._server.close()
+        here = asyncio.current_task()
+        serving = [task for task in asyncio.all_tasks() if task is not here]
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+    @property
+    def prompts(self) -> list[Asked]:
+        """What it was asked besides its name."""
+        return [asked for asked in self.asked if asked.line.startswith("POST")]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                line, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                pairs = (text.partition(":")[::2] for text in rest if text)
+                headers = {name.lower(): value.strip() for name, value in pairs}
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                self.asked.append(Asked(line, headers, body))
+                writer.write(self._say(self.asked[-1]))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+def sent(body: bytes | str | dict[str, Any], status: int = 200, **headers: str) -> bytes:
+    data = json.dumps(body) if isinstance(body, dict) else body
+    raw = data.encode() if isinstance(data, str) else data
+    lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
+    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(raw)}\r\n{''.join(lines)}\r\n"
+    return head.encode() + raw
+
+
+def answer(text: Any = "fine", **fields: Any) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"content": text}, "finish_reason": "stop"}
+    return {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}, **fields}
+
+
+def events(*parts: Any, end: bytes = b"data: [DONE]\n\n") -> bytes:
+    lines = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in parts]
+    return sent(b"".join(b"data: %s\n\n" % line for line in lines) + end)
+
+
+def piece(reason: str | None = None, **delta: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+
+
+def model(url: str, **kwargs: Any) -> OpenAILLM:
+    kwargs = {"api_key": CANARY, "max_retries": 0, **kwargs}
+    return OpenAILLM(model="m", base_url=url, **kwargs)
+
+
+def asked(llm: Any, prompt: str = "hi", count: int = 1, **kwargs: Any) -> GenerateOutput:
+    [output] = llm.generate_outputs([[{"role": "user", "content": prompt}]], count, **kwargs)
+    return output
+
+
+def told(output: GenerateOutput) -> str:
+    [failure] = output["failures"]
+    assert failure is not None
+    assert "Traceback" not in failure.detail
+    return failure.message
+
+
+@pytest.fixture
+def memo(tmp_path: Path) -> Iterator[None]:
+    opened = Memo.open(tmp_path / "memo")
+    memoized.use_store(Replies(opened, Reply))
+    yield
+    opened.close()
+
+
+# --- who gets the key and the prompt ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_host_gets_neither_key_nor_prompt(status: int, loaded: Any) -> None:
+    with Wire(lambda _: sent(answer("stolen"))) as thief:
+        place = thief.url.replace("127.0.0.1", "localhost") + "/chat/completions?secret=1"
+        with Wire(lambda _: sent("", status, Location=place)) as wire:
+            llm = loaded(model(wire.url, default_headers={"x-api-key": CANARY}))
+            output = asked(llm)
+            assert output["generations"] == [None]
+            assert f"answered {status}, a redirect to http://localhost" in told(output)
+            assert "give its URL instead" in told(output)
+        assert thief.asked == []
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_redirect_within_the_service_is_followed_with_the_prompt(
+    status: int, loaded: Any
+) -> None:
+    def say(asked: Asked) -> bytes:
+        moved = "/moved" in asked.line
+        return sent(answer("there")) if moved else sent("", status, Location="/moved")
+
+    with Wire(say) as wire:
+        assert asked(loaded(model(wire.url)), "where")["generations"] == ["there"]
+        assert b"where" in wire.asked[-1].body
+        assert wire.asked[-1].headers["authorization"] == f"Bearer {CANARY}"
+
+
+def test_a_redirect_that_would_drop_the_prompt_is_no_answer(loaded: Any) -> None:
+    with Wire(lambda _: sent("", 302, Location="/login")) as wire:
+        assert "a redirect to" in told(asked(loaded(model(wire.url))))
+        assert len(wire.asked) == 1
+
+
+def test_redirects_in_a_circle_end(loaded: Any) -> None:
+    with Wire(lambda _: sent("", 307, Location="/again")) as wire:
+        assert "redirects more than 5 times" in told(asked(loaded(model(wire.url))))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_key_that_is_echoed_in_an_error_sent_as_an_answer_is_struck_out(
+    stream: bool, loaded: Any
+) -> None:
+    error = {"error": {"message": f"no such key: {CANARY}", "code": 503}}
+    with Wire(lambda _: events(error) if stream else sent(error)) as wire:
+        output = asked(loaded(model(wire.url, stream=stream)))
+    assert "no such key" in told(output)
+    assert CANARY not in repr(output)
+
+
+def test_no_key_in_a_header_or_in_the_query_of_a_url_is_in_any_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    header, query = "hdr-" + CANARY, "qry-" + CANARY
+
+    def say(asked: Asked) -> bytes:
+        return sent({"error": {"message": f"not these: {header} {query}"}}, 400)
+
+    with Wire(say) as wire:
+        with Pipeline("leaky", cache_dir=tmp_path) as pipeline:
+            llm = model(f"{wire.url}?version=1&key={query}", default_headers={"X-Team-Key": header})
+            LoadDataFromDicts(data=[{"instruction": "a"}]) >> TextGeneration(llm=llm)
+        pipeline.run()
+        assert "not these" in caplog.text
+        assert wire.prompts[0].headers["x-team-key"] == header
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
+    assert CANARY not in caplog.text
+
+
+# --- where it is --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ending", "line"),
+    [
+        ("", "POST /v1/chat/completions "),
+        ("//", "POST /v1/chat/completions "),
+        ("?api-version=1", "POST /v1/chat/completions?api-version=1 "),
+        ("/?a=b#part", "POST /v1/chat/completions?a=b "),
+    ],
+)
+def test_the_path_of_a_request_goes_before_the_query_of_the_url(
+    ending: str, line: str, loaded: Any
+) -> None:
+    with Wire(lambda _: sent(answer())) as wire:
+        assert asked(loaded(model(wire.url + ending)))["generations"] == ["fine"]
+        assert wire.asked[0].line.startswith(line)
+
+
+def test_an_ipv6_address_is_an_address(loaded: Any) -> None:
+    try:
+        with Wire(lambda _: sent(answer()), host="::1") as wire:
+            assert asked(loaded(model(wire.url)))["generations"] == ["fine"]
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6 loopback: {error}")
+
+
+def test_a_user_in_the_url_is_sent_as_basic_authorization(loaded: Any) -> None:
+    with Wire(lambda _: sent(answer())) as wire:
+        url = wire.url.replace("://", "://me:a%40b@")
+        asked(loaded(model(url, api_key="")))
+        assert wire.asked[0].headers["authorization"] == "Basic bWU6YUBi"
+
+
+@pytest.mark.parametrize(
+    ("url", "fields", "message"),
+    [
+        ("http://me:pw@127.0.0.1:9/v1", {}, "leave one of them out"),
+        ("http://127.0.0.1:99999/v1", {}, "Port out of range"),
+        ("http://127.0.0.1:9/v1", {"api_key": CANARY + "\n"}, "strip it"),
+        ("http://127.0.0.1:9/v1", {"api_key": CANARY + "\ud800"}, "strip it"),
+        ("http://127.0.0.1:9/v1", {"default_headers": {"x": "a\r\nb"}}, "header 'x'"),
+    ],
+)
+def test_what_can_never_be_sent_is_refused_when_the_model_loads(
+    url: str, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ParameterError, match=message) as raised:
+        model(url, **fields).load()
+    assert CANARY not in str(raised.value)
+
+
+def test_this_machine_is_asked_without_a_proxy_and_others_with_it(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with Wire(lambda _: sent(answer("by proxy"))) as proxy, Wire(lambda _: sent(answer())) as wire:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1").removeprefix("http://"))
+        assert asked(loaded(model(wire.url)))["generations"] == ["fine"]
+        assert asked(loaded(model("http://far.invalid/v1")))["generations"] == ["by proxy"]
+        assert proxy.asked[0].line.startswith("POST http://far.invalid/v1/chat/completions")
+        monkeypatch.setenv("no_proxy", "far.invalid:8080")
+        assert HttpClient("http://far.invalid:8080/v1", headers={})._proxy is None
