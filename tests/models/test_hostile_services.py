@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from asyncdistil.errors import ModelAuthError, ParameterError
+from asyncdistil.errors import ParameterError
 from asyncdistil.memo import Memo, Replies
-from asyncdistil.models import OllamaLLM, OpenAILLM, memoized
+from asyncdistil.models import OpenAILLM, memoized
 from asyncdistil.models.http import HttpClient
-from asyncdistil.models.memoized import LocalClaims
 from asyncdistil.models.reply import Reply
 from asyncdistil.models.typing import GenerateOutput
 from asyncdistil.pipeline import Pipeline
