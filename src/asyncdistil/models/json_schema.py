@@ -32,7 +32,7 @@ def _fault_in_values(schema: Mapping[str, Any], root: Any, path: str) -> str:
     reference = schema.get("$ref", "")
     if not isinstance(reference, str):
         return f"{path}/$ref must be text, not {reference!r}"
-    if reference.startswith("#") and _target(reference, root) is False:
+    if reference.startswith("#") and target_of(reference, root) is False:
         return f"{path}/$ref is {reference!r}, and there is nothing at that place"
     kinds = schema.get("type", "object")
     for kind in kinds if isinstance(kinds, list) else [kinds]:
@@ -91,7 +91,7 @@ def violation(value: Any, schema: Any, *, root: Any = None, path: str = "$", dep
         return violation(item, part, root=root, path=where, depth=depth + 1)
 
     reference = schema.get("$ref", "")
-    if reference.startswith("#") and (found := inner(_target(reference, root), value, path)):
+    if reference.startswith("#") and (found := inner(target_of(reference, root), value, path)):
         return found
     if "const" in schema and not _same(value, schema["const"]):
         return f"{path}: must be {schema['const']!r}"
@@ -122,7 +122,8 @@ _KINDS = ("null", "boolean", "integer", "number", "string", "array", "object")
 _Inner = Callable[[Any, Any, str], str]
 
 
-def _target(reference: str, root: Any) -> Any:
+def target_of(reference: str, root: Any) -> Any:
+    """What a reference into the same document (``#/$defs/Name``) names; ``False`` if nothing."""
     target = root
     for step in reference.lstrip("#").strip("/").split("/"):
         if step:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from asyncdistil.models.json_schema import target_of
 from asyncdistil.testing import forms
 
 _WORD = re.compile(r"\w+", re.UNICODE)
@@ -187,13 +188,7 @@ def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str
         reference = schema.get("$ref")
         if not isinstance(reference, str) or not reference.startswith("#"):
             break
-        target: Any = root
-        for step in filter(None, reference.lstrip("#/").split("/")):
-            name = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, list) and name.isdigit():
-                target = target[int(name)] if int(name) < len(target) else None
-            else:
-                target = target.get(name) if isinstance(target, Mapping) else None
+        target = target_of(reference, root)
         if not isinstance(target, Mapping):
             raise SchemaError(f"the schema refers to {reference!r}, and there is nothing there")
         schema = {**target, **{k: v for k, v in schema.items() if k != "$ref"}}
