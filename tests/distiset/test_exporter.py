@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -212,6 +213,41 @@ def test_an_exporter_whose_supervisor_is_gone_ends(store: Store) -> None:
             return await process.wait()
 
     assert asyncio.run(abandoned()) != 0
+
+
+def test_importing_the_writer_takes_no_finder_from_under_another_import() -> None:
+    # Two threads import at once: one that runs along ``sys.meta_path`` while the other takes a
+    # member out misses the next, and does not find a module that is there.
+    program = """
+import socket, sys, threading
+from asyncdistil.distiset import exporter
+from asyncdistil.errors import PeerClosed
+from asyncdistil.transport import Channel
+from asyncdistil.transport.messages import Load
+
+class Settled(list):
+    def refuse(self, *_):
+        raise AssertionError("changed while another thread may read it")
+    insert = remove = append = pop = __setitem__ = __delitem__ = refuse
+
+sys.meta_path = Settled(sys.meta_path)
+ours, theirs = socket.socketpair()
+theirs.close()
+try:
+    exporter.serve(
+        Channel(ours),
+        Load("export", "leaf", b"", None, "", b"", 0, "", "", (), "", 0),
+    )
+except PeerClosed:
+    pass
+for thread in threading.enumerate():
+    if thread is not threading.current_thread():
+        thread.join()
+assert "asyncdistil.distiset.writer" in sys.modules
+assert "pandas" not in sys.modules
+import pandas
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @needs_linux

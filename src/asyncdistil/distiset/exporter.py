@@ -76,13 +76,16 @@ class _NoPandas:
 
 def _import_writer() -> None:
     # Before its first array, and never again, pyarrow imports pandas if it can, to know a Series
-    # by sight: 0.2 s of CPU and 40 MB for nothing, as this process sees only plain values.
-    finders: list[Any] = sys.meta_path
-    finders.insert(0, _NoPandas)
+    # by sight: 0.2 s of CPU and 40 MB for nothing, as this process sees only plain values. The list
+    # of finders is replaced, not changed: the other thread may be half way through it, and to take
+    # a member out would make it miss the next and not find a module that is there.
+    finders = sys.meta_path
+    more: list[Any] = [_NoPandas, *finders]
+    sys.meta_path = more
     import pyarrow as pa
 
     pa.array([])
-    finders.remove(_NoPandas)
+    sys.meta_path = finders
     import_module("asyncdistil.distiset.writer")
 
 
