@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import cloudpickle
 import pytest
 from pydantic import BaseModel, Field, PrivateAttr, field_validator
 
+from asyncdistil.pipeline.payload import packed
 from asyncdistil.signature import fingerprint
 
 HELPERS = """
@@ -370,3 +372,34 @@ def test_what_the_journey_damages_is_found_out_before_it_runs(project: Any) -> N
     received = project.received(message)
     assert received["Fields"][0] != sent["Fields"]
     assert received["body"][0] != sent["body"]
+
+
+def test_members_arrive_with_what_they_hold_beside_their_value(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+        import enum
+        class Tone(enum.Enum):
+            DRY = "d", "Write drily."
+            def __new__(cls, value, prompt):
+                made = object.__new__(cls)
+                made._value_, made.prompt = value, prompt
+                return made
+        def prompts():
+            return [tone.prompt for tone in Tone]
+    """
+    project.write(tones=source)
+    monkeypatch.syspath_prepend(str(project.root))
+    tones = importlib.import_module("tones")
+    code = fingerprint(tones.prompts)
+    (project.root / "payload").write_bytes(packed(tones.prompts, code.modules, owner="it"))
+    monkeypatch.delitem(sys.modules, "tones")
+    output = project.run(
+        "-P",
+        "-c",
+        "import pickle\n"
+        "from asyncdistil.signature import fingerprint\n"
+        "made = pickle.load(open('payload', 'rb'))\n"
+        "print(fingerprint(made).digest.hex(), made())",
+    )
+    assert output.strip() == f"{code.digest.hex()} ['Write drily.']"

@@ -126,3 +126,16 @@ def test_importing_a_name_a_package_lacks_is_left_to_the_call(steps: Any, tmp_pa
     exec("def f():\n    from sig_pack import lacking\n    return lacking\n", namespace)
     function: Callable[[], Any] = namespace["f"]
     assert fingerprint(function).uncacheable == ()
+
+
+def test_a_module_that_answers_for_missing_names_counts_by_its_answer(
+    project: Any,
+) -> None:
+    text = "import lazy\ndef use():\n    return lazy.LIMIT\n"
+    digests = {
+        project.write(uses=text, lazy=f"def __getattr__(name):\n    return {limit}\n").digest(
+            "uses", "use"
+        )
+        for limit in (1, 2)
+    }
+    assert len(digests) == 2

@@ -437,3 +437,32 @@ def test_code_without_a_source_file_has_no_source_text() -> None:
     code = fingerprint(namespace["f"])
     assert "f" not in code.sources
     assert code.modules == ()
+
+
+@dataclasses.dataclass
+class Kept(dict[str, int]):
+    size: int = 0
+
+    @functools.cached_property
+    def twice(self) -> int:
+        return self.size * 2
+
+
+class Slotted(list[int]):
+    __slots__ = ("__inner", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self.__inner = limit
+
+
+def test_an_instance_counts_with_all_that_it_holds() -> None:
+    def digest(held: Any) -> bytes:
+        return fingerprint(lambda: held).digest
+
+    plain, content, beside, read = Kept(), Kept(), Kept(), Kept()
+    content["a"] = 1
+    vars(beside)["more"] = 1
+    assert read.twice == 0
+    assert len({digest(plain), digest(content), digest(beside)}) == 3
+    assert digest(read) == digest(plain), "a cached property follows from the rest"
+    assert digest(Slotted(1)) == digest(Slotted(1)) != digest(Slotted(2))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import threading
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import EnumMeta
 from functools import lru_cache
 from io import BytesIO
 from types import CodeType, ModuleType
 from typing import Any
 
 from asyncdistil.errors import StepError
+from asyncdistil.signature import member_attributes
 
 _CachedFunction = type(lru_cache(len))
 _SURROUNDINGS = "__pydantic_parent_namespace__"
@@ -68,6 +70,7 @@ def _dumped(obj: Any, carried: Collection[str]) -> bytes:
             reduced = super().reducer_override(obj)
             if isinstance(obj, type) and isinstance(reduced, tuple):
                 _without_surroundings(obj, reduced)
+                return _with_member_attributes(obj, reduced)
             return reduced
 
     held = BytesIO()
@@ -84,6 +87,20 @@ def _without_surroundings(kind: type, reduced: tuple[Any, ...]) -> None:
     if vars(kind).get(_SURROUNDINGS):
         attributes, _ = reduced[2]
         attributes[_SURROUNDINGS] = None
+
+
+def _with_member_attributes(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Have the members of an Enum keep what they hold beside their value; cloudpickle drops it."""
+    if not isinstance(kind, EnumMeta):
+        return reduced
+    members: Mapping[str, Any] = kind.__members__
+    beside = {name: member_attributes(member) for name, member in members.items()}
+    if not any(beside.values()):
+        return reduced
+    from asyncdistil.worker.loading import filled_members
+
+    make, arguments, state, *_, set_state = reduced
+    return make, arguments, (state, set_state, beside), None, None, filled_members
 
 
 def _with_its_file(code: CodeType) -> Any:

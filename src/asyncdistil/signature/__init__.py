@@ -1,5 +1,6 @@
 """What a step is: its code, its signature, its lineage, and what changed since last time."""
 
+from asyncdistil.signature.classes import member_attributes
 from asyncdistil.signature.code import CodeFingerprint, fingerprint
 from asyncdistil.signature.explain import ABSENT, Difference, differences, nearest
 from asyncdistil.signature.identity import (
@@ -11,7 +12,8 @@ from asyncdistil.signature.identity import (
     same_key,
     step_identity,
 )
-from asyncdistil.signature.origin import is_user_module
+from asyncdistil.signature.origin import is_user_module, origin_of_name
+from asyncdistil.signature.values import own_attributes
 
 __all__ = [
     "ABSENT",
@@ -23,7 +25,10 @@ __all__ = [
     "fingerprint",
     "is_user_module",
     "lineage",
+    "member_attributes",
     "nearest",
+    "origin_of_name",
+    "own_attributes",
     "pipeline_signature",
     "read_definition",
     "same_key",

@@ -68,6 +68,31 @@ _NAMED_TUPLE = frozenset(
         "_replace",
     }
 )
+# What ``enum`` keeps in a class, and in a member; the members themselves are listed.
+_ENUM = frozenset(
+    {
+        "__new__",
+        "_boundary_",
+        "_flag_mask_",
+        "_all_bits_",
+        "_singles_mask_",
+        "_inverted_",
+        "_generate_next_value_",
+        "_hashable_values_",
+        "_member_map_",
+        "_member_names_",
+        "_member_type_",
+        "_new_member_",
+        "_unhashable_values_",
+        "_unhashable_values_map_",
+        "_use_args_",
+        "_value2member_map_",
+        "_value_repr_",
+    }
+)
+_MEMBER = frozenset(
+    {"_value_", "_name_", "_sort_order_", "_inverted_", "__objclass__", "_hash_", "_pseudo_"}
+)
 _FIELD_OPTIONS = (
     "alias",
     "alias_priority",
@@ -86,6 +111,8 @@ _FIELD_OPTIONS = (
     "validate_default",
     "validation_alias",
 )
+_ATTRS_OPTIONS = ("eq", "eq_key", "order", "order_key", "hash", "repr", "on_setattr", "metadata")
+_COMPARISONS = frozenset({"__eq__", "__lt__", "__hash__", "__repr__", "__setattr__"})
 _STRUCT_OPTIONS = (
     "array_like",
     "eq",
@@ -144,7 +171,8 @@ def _is_inherited(cls: type, name: str, value: Any) -> bool:
             if inherited is value:
                 return True
             plain = type(value) in (str, int, bool, float, bytes)
-            return plain and type(inherited) is type(value) and bool(inherited == value)
+            # By their text: 0.0 equals -0.0.
+            return plain and type(inherited) is type(value) and repr(inherited) == repr(value)
     return False
 
 
@@ -169,6 +197,15 @@ def _where(cls: type, name: str) -> str:
     return f"{cls.__module__}.{cls.__name__}.{name}"
 
 
+def _is_users(value: Any) -> bool:
+    # By type: what pydantic puts in the place of a schema not yet made makes it when it is asked.
+    function = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
+    return (
+        isinstance(function, types.FunctionType)
+        and origin_of_namespace(function.__globals__).kind == "user"
+    )
+
+
 def _made_by(packages: tuple[str, ...], own: Any) -> set[str]:
     """Attributes that are functions of the packages that make data classes."""
     return {
@@ -191,6 +228,12 @@ def _pydantic(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
     fields = own.get("__pydantic_fields__", own.get("model_fields"))
     if not isinstance(fields, dict) or "__pydantic_decorators__" not in own:
         return None
+    if not getattr(cls, "__pydantic_fields_complete__", True):
+        # A type named before it was defined. The first use would look it up, and what it is made
+        # of must not count only from then on.
+        model: Any = cls
+        model.model_rebuild(raise_errors=False, _types_namespace={})
+        fields = own["__pydantic_fields__"]
     # A step's field descriptions are help texts, so they don't count.
     is_step = any(base.__module__.partition(".")[0] == OWN_PACKAGE for base in cls.__mro__)
     options = _FIELD_OPTIONS if is_step else _FIELD_OPTIONS + _FIELD_TEXTS
@@ -206,7 +249,12 @@ def _pydantic(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
         _decorators(scope, cls, own["__pydantic_decorators__"]),
         [scope.value(generic.get(key), _where(cls, key)) for key in ("origin", "args")],
     ]
-    generated = {name for name in own if name.startswith("__pydantic_")} | _PYDANTIC
+    generated = {
+        name
+        for name, value in own.items()
+        if name.startswith("__pydantic_") and not _is_users(value)
+    }
+    generated |= _PYDANTIC
     return declared, generated
 
 
@@ -218,7 +266,9 @@ def _field(scope: Scope, cls: type, name: str, field: Any, options: tuple[str, .
     for option in options:
         value = getattr(field, option, None)
         # A required field has pydantic's "undefined" marker for its default.
-        if value is None or value == [] or type(value).__name__ == "PydanticUndefinedType":
+        if type(value).__name__ == "PydanticUndefinedType":
+            continue
+        if option != "default" and (value is None or value == []):
             continue
         label = where if option == "default" else f"{where}.{option}"
         shown.append([option, scope.value(value, label)])
@@ -266,6 +316,7 @@ def _dataclass(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None
             value = getattr(field, option)
             if type(value).__name__ != "_MISSING_TYPE":
                 options.append([option, scope.value(value, where)])
+        options.append(["metadata", scope.value(field.metadata, f"{where}.metadata")])
         declared.append(
             [field.name, scope.value(field.type, f"{where} annotation"), field.hash, options]
         )
@@ -291,6 +342,10 @@ def _attrs(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
                 scope.value(field.validator, f"{where}.validator"),
                 scope.value(field.converter, f"{where}.converter"),
                 [bool(field.init), bool(field.kw_only), field.alias],
+                [
+                    scope.value(getattr(field, option), f"{where}.{option}")
+                    for option in _ATTRS_OPTIONS
+                ],
             ]
         )
     names = {name for name in own if name.startswith("__attrs_")} | {"__slots__"}
@@ -302,7 +357,9 @@ def _attrs(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
         and isinstance(value, types.FunctionType)
         and value.__code__.co_qualname == name
     }
-    return declared, names | _made_by(("attr", "attrs"), own)
+    names |= _made_by(("attr", "attrs"), own)
+    # Which methods were made says what the class was told: ``order=True``, ``eq=False``.
+    return [declared, sorted(names & _COMPARISONS)], names
 
 
 def _struct(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
@@ -350,23 +407,28 @@ def _enum(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
     if not isinstance(cls, EnumMeta):
         return None
     listed: dict[str, Any] = dict(cls.__members__)
-    members = [
-        [name, scope.value(member.value, _where(cls, name))] for name, member in listed.items()
-    ]
+    members = []
+    for name, member in listed.items():
+        where = _where(cls, name)
+        beside = scope.value(member_attributes(member), where)
+        members.append([name, scope.value(member.value, where), beside])
     names = {
         name
         for name, value in own.items()
-        if name in listed or (name.startswith("_") and not _is_users(value))
+        if name in listed or name in _ENUM or _is_machinery(value)
     }
     return members, names
 
 
-def _is_users(value: Any) -> bool:
-    function = getattr(value, "__func__", value)
-    return (
-        isinstance(function, types.FunctionType)
-        and origin_of_namespace(function.__globals__).kind == "user"
-    )
+def member_attributes(member: Any) -> dict[str, Any]:
+    """What ``__new__`` or ``__init__`` of an Enum gave a member beside its value."""
+    return {name: value for name, value in sorted(vars(member).items()) if name not in _MEMBER}
+
+
+def _is_machinery(value: Any) -> bool:
+    """Whether a method is one that ``enum`` puts into every class."""
+    function = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
+    return getattr(function, "__module__", None) == "enum" and not isinstance(value, type)
 
 
 def _typed_dict(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:

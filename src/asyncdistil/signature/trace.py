@@ -234,7 +234,12 @@ class Scope:
             if self.tracer.ignored(f"{module.__name__}.{name}"):
                 return ["ignored"]
             if name not in namespace:
-                return ["missing"]
+                answer = namespace.get("__getattr__")
+                if answer is None:
+                    return ["missing"]
+                # The module answers for names that it does not have.
+                where = f"{module.__name__}.__getattr__"
+                return ["missing", self.variable(namespace, "__getattr__", where, answer)]
             if not isinstance(namespace[name], ModuleType):
                 where = f"{module.__name__}.{name}"
                 return self.variable(namespace, name, where, namespace[name])

@@ -71,6 +71,8 @@ _REPR_TYPES = frozenset(
         "zoneinfo.ZoneInfo",
     }
 )
+# ``attrs`` keeps the hash of an instance beside its fields once it was asked for.
+_NO_STATE = {"__dict__", "__weakref__", "_attrs_cached_hash"}
 _BASES: tuple[type, ...] = (str, int, float, bytes, tuple, list, dict, set, frozenset)
 # Singletons that libraries use for "not given".
 _MARKERS = frozenset({"PydanticUndefinedType", "NoDefaultType", "UnsetType", "_MISSING_TYPE"})
@@ -246,11 +248,13 @@ def _array(scope: Scope, value: Any, where: str) -> Any:
 def _annotation(scope: Scope, value: Any, where: str) -> Any:
     kind = type(value)
     if isinstance(value, typing.TypeVar | typing.ParamSpec | typing.TypeVarTuple):
-        return ["type variable", value.__name__]
+        return ["type variable", value.__name__, _limits(scope, value, where)]
     if isinstance(value, typing.ForwardRef):
         return ["forward", value.__forward_arg__]
     if isinstance(value, typing.NewType):
         return ["new type", value.__name__, describe(scope, value.__supertype__, where)]
+    if kind.__name__ == "TypeAliasType" and kind.__module__ in ("typing", "typing_extensions"):
+        return ["alias", value.__name__, describe(scope, value.__value__, where)]
     origin = typing.get_origin(value)
     if origin is not None:
         arguments = (
@@ -267,6 +271,14 @@ def _annotation(scope: Scope, value: Any, where: str) -> Any:
         # ``typing.Any``, ``typing.List`` and the like.
         return ["typing", repr(value)]
     return None
+
+
+def _limits(scope: Scope, variable: Any, where: str) -> list[Any]:
+    """Bound and constraints: what a generic model accepts where nothing is given."""
+    return [
+        describe(scope, getattr(variable, name, None), where)
+        for name in ("__bound__", "__constraints__")
+    ]
 
 
 def _found_by_name(scope: Scope, value: Any, where: str) -> Any:
@@ -292,20 +304,42 @@ def _instance(scope: Scope, value: Any, where: str) -> Any:
     if isinstance(signed, types.FunctionType):
         return ["signed", scope.type(kind), describe(scope, value.__signature__(), where)]
     state = _state(value)
-    if state is not None:
+    bases = [base for base in _BASES if isinstance(value, base)]
+    if state is not None and not bases:
         return ["instance", scope.type(kind), _pairs(scope, state, where)]
-    for base in _BASES:
-        if isinstance(value, base):
-            extra = {**getattr(value, "__dict__", {})}
-            factory = getattr(value, "default_factory", None)
-            return [
-                "instance",
-                scope.type(kind),
-                describe(scope, base(value), where),
-                _pairs(scope, extra, where),
-                describe(scope, factory, f"{where}.default_factory"),
-            ]
+    for base in bases:
+        extra = own_attributes(value) if state is None else state
+        factory = getattr(value, "default_factory", None)
+        return [
+            "instance",
+            scope.type(kind),
+            describe(scope, base(value), where),
+            _pairs(scope, extra, where),
+            describe(scope, factory, f"{where}.default_factory"),
+        ]
     return None
+
+
+def own_attributes(value: Any) -> dict[str, Any]:
+    """What an instance holds in attributes, sorted by name.
+
+    A ``cached_property`` is left out: it follows from the rest, and is there only once it was read.
+    """
+    names = set(getattr(value, "__dict__", ()))
+    for base in type(value).__mro__:
+        slots = vars(base).get("__slots__", ())
+        prefix = f"_{base.__name__.lstrip('_')}"
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            private = slot.startswith("__") and not slot.endswith("__")
+            names.add(prefix + slot if private else slot)
+    return {
+        name: getattr(value, name)
+        for name in sorted(names - _NO_STATE)
+        if hasattr(value, name)
+        and not isinstance(
+            inspect.getattr_static(type(value), name, None), functools.cached_property
+        )
+    }
 
 
 def _state(value: Any) -> dict[str, Any] | None:
@@ -317,7 +351,8 @@ def _state(value: Any) -> dict[str, Any] | None:
     if names is None and hasattr(kind, "__attrs_attrs__"):
         names = [attribute.name for attribute in kind.__attrs_attrs__]
     if names is not None:
-        return {name: getattr(value, name) for name in names if hasattr(value, name)}
+        fields = {name: getattr(value, name) for name in names if hasattr(value, name)}
+        return fields | own_attributes(value)
     if kind.__module__.startswith("pydantic."):
         # What stands in an annotation: field options, constraints.
         slots = [slot for base in kind.__mro__ for slot in getattr(base, "__slots__", ())]

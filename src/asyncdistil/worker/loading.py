@@ -72,6 +72,15 @@ def cached_anew(function: Callable[..., Any], parameters: Mapping[str, Any]) -> 
     return lru_cache(**parameters)(function)
 
 
+def filled_members(kind: Any, state: tuple[Any, Callable[..., Any], Mapping[str, Any]]) -> Any:
+    """Finish an Enum that came by value: its attributes, then those of its members."""
+    attributes, set_state, beside = state
+    made = set_state(kind, attributes)
+    for name, values in beside.items():
+        vars(kind[name]).update(values)
+    return made
+
+
 def secrets_of(made: Any) -> list[str]:
     """Secret texts that the object knows, if it can tell."""
     with suppress(Exception):
