@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -180,3 +182,112 @@ def test_given_rows_are_data_and_no_part_of_the_loaders_identity(tmp_path: Any) 
         LoadDataFromFileSystem(data_files="a.jsonl"),
         LoadDataFromFileSystem(data_files="b.jsonl", num_examples=3),
     )
+
+
+HELD = {
+    "a function behind a text": ("[('short', check)]", "return 1"),
+    "a function behind None": ("[None, check]", "return 1"),
+    "a function in a dict in a list": ("[1, {'a': check}]", "return 1"),
+    "a function that a dict calls": ("collections.defaultdict(check, a=1)", "return 1"),
+    "a method of a model in a list": ("['a', Model()]", "return 2"),
+    "a method of what signs itself": ("Signed()", "return 3"),
+    "a method of a member": ("Level.LOW", "return 4"),
+    "a method of a text's member": ("Tone.DRY", "return 5"),
+    "a method of a named tuple": ("Point(1, 2)", "return 6"),
+    "the names in a tuple": ("Point(1, 2)", "x: int\n    y: int"),
+    "a method of a dict": ("Table(a=1)", "return 7"),
+    "an attribute of a dict": ("table", "table.limit = 8"),
+    "the order of a dict": ("{'n': ORDERED}", "{'a': 1, 'b': 2}"),
+    "the order of a dict in a model": ("Model(labels=ORDERED)", "{'a': 1, 'b': 2}"),
+    "an extra value of a model": ("Model(extra=EXTRA)", "EXTRA = 9"),
+    "a private attribute of a model": ("model", "model._seed = 10"),
+    "what a data class keeps beside its fields": ("Data(DATA)", "DATA = 11"),
+}
+HOLDERS = """
+import collections, dataclasses, enum, typing
+import pydantic
+ORDERED, EXTRA = {'a': 1, 'b': 2}, None
+EXTRA = 9
+DATA = 11
+def check(row=None): return 1
+class Model(pydantic.BaseModel, extra="allow"):
+    labels: dict = {}
+    _seed: int = 0
+    def use(self): return 2
+class Signed:
+    def __signature__(self): return "signed"
+    def use(self): return 3
+class Level(enum.Enum):
+    LOW = 1
+    def use(self): return 4
+class Tone(str, enum.Enum):
+    DRY = "dry"
+    def use(self): return 5
+class Point(typing.NamedTuple):
+    x: int
+    y: int
+    def use(self): return 6
+class Table(dict):
+    def use(self): return 7
+table = Table(a=1)
+table.limit = 8
+model = Model()
+model._seed = 10
+@dataclasses.dataclass
+class Data:
+    size: int
+    def __post_init__(self): self.twice, self.size = self.size, 0
+"""
+OTHERWISE = {"x: int\n    y: int": "y: int\n    x: int", "{'a': 1, 'b': 2}": "{'b': 2, 'a': 1}"}
+
+
+class Holder(Step):
+    held: Any = None
+
+    def process(self, inputs: Any) -> Any:
+        yield inputs
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_what_a_field_holds_counts_with_its_code_and_all_its_content(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expression, old = HELD[what]
+    new = OTHERWISE.get(old, old.rstrip("0123456789") + "99")
+    assert old in HOLDERS
+    steps = []
+    for source in (HOLDERS, HOLDERS, HOLDERS.replace(old, new)):
+        module = ModuleType("holders_of_a_test")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(source, vars(module))
+        made = Holder(held=eval(expression, vars(module)))
+        # Named while its module can be found, as a run does it.
+        steps.append((made, made.identity()))
+    before, again, after = (identity for _, identity in steps)
+    assert before.uncacheable == ()
+    assert before.digest == again.digest
+    assert before.digest != after.digest
+
+
+def test_a_private_attribute_set_from_outside_counts_and_is_not_stored() -> None:
+    class Reads(Step):
+        _prompt: str = ""
+
+        def process(self, inputs: Any) -> Any:
+            yield inputs
+
+    one, other, untouched = Reads(), Reads(), Reads()
+    one._prompt, other._prompt = "canary", "other"
+    assert not same(one, other)
+    assert not same(one, untouched)
+    assert "_prompt" not in str(untouched.identity().components)
+    assert "canary" not in str(one.identity().components)
+
+
+def test_the_order_of_a_models_options_does_not_count() -> None:
+    from asyncdistil.models import OpenAILLM
+
+    def task(**options: Any) -> Any:
+        return Holder(held=OpenAILLM(model="m", api_key="k", generation_kwargs=options))
+
+    assert same(task(temperature=0.5, top_p=0.5), task(top_p=0.5, temperature=0.5))

@@ -7,13 +7,24 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from functools import partial
+from itertools import pairwise
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr
+from xxhash import xxh3_128_hexdigest
 
+from asyncdistil.codec import canonical_bytes
+from asyncdistil.errors import UnencodableValue
 from asyncdistil.mixins.runtime_parameters import secret_class
-from asyncdistil.signature import CodeFingerprint, Identity, fingerprint, step_identity
+from asyncdistil.signature import (
+    CodeFingerprint,
+    Identity,
+    fingerprint,
+    origin_of_name,
+    own_attributes,
+    step_identity,
+)
 
 if TYPE_CHECKING:
     from asyncdistil.steps.base import BaseStep
@@ -32,6 +43,8 @@ OPERATIONAL_FIELDS = frozenset(
 """Fields of a step that can't change its rows."""
 
 _PACKAGE = "asyncdistil"
+_CODELESS = frozenset({type(None), bool, int, float, str, bytes})
+"""Types whose values hold no code; lists of them can be long."""
 
 
 def is_library(obj: type | Callable[..., Any]) -> bool:
@@ -56,16 +69,38 @@ def semantic_value(value: Any) -> Any:
         case re.Pattern():
             return [value.pattern, value.flags]
         case Mapping():
-            return {
-                key: semantic_value(item)
-                for key, item in value.items()
-                if not isinstance(item, SecretStr | SecretBytes)
-            }
+            return _of_kind(value, dict, _mapping(value))
         case list():
-            return [semantic_value(item) for item in value]
+            return _of_kind(value, list, [semantic_value(item) for item in value])
         case tuple():
-            return tuple(semantic_value(item) for item in value)
+            return _of_kind(value, tuple, tuple(semantic_value(item) for item in value))
     return _object_value(value)
+
+
+def _mapping(value: Mapping[Any, Any]) -> Any:
+    kept = {
+        key: semantic_value(item)
+        for key, item in value.items()
+        if not isinstance(item, SecretStr | SecretBytes)
+    }
+    # Canonical bytes forget the order of a dict, and a step may print it into a prompt. In the
+    # order of its keys a dict stays one; in any other it is pairs.
+    return kept if _is_sorted(kept) else ("ordered", *kept.items())
+
+
+def _is_sorted(keys: Collection[Any]) -> bool:
+    if len(keys) < 2:
+        return True
+    return all(type(key) is str for key in keys) and all(a < b for a, b in pairwise(keys))
+
+
+def _of_kind(value: Any, plain: type, content: Any) -> Any:
+    """Content, with the class and its attributes if it is not the plain one."""
+    kind = type(value)
+    if kind is plain:
+        return content
+    names = list(getattr(kind, "_fields", ())) if plain is tuple else []
+    return [kind.__qualname__, content, names, semantic_value(own_attributes(value))]
 
 
 def _object_value(value: Any) -> Any:
@@ -77,7 +112,8 @@ def _object_value(value: Any) -> Any:
     if callable(own := getattr(value, "__signature__", None)):
         return [type(value).__qualname__, semantic_value(own())]
     if callable(own := getattr(value, "identity_fields", None)):
-        return [type(value).__qualname__, semantic_value(own())]
+        # Keyword arguments and options of a model: their order means nothing.
+        return [type(value).__qualname__, own()]
     if isinstance(value, BaseModel):
         ignored: Collection[str] = getattr(value, "signature_ignore", ())
         return [type(value).__qualname__, _fields(value, ignored)]
@@ -89,9 +125,13 @@ def _object_value(value: Any) -> Any:
 
 
 def _dataclass_fields(value: Any) -> dict[str, Any]:
-    """The fields of an instance of a data class, those that were never set left out."""
+    """The fields of an instance of a data class, and what was set beside them.
+
+    Fields that were never set are left out.
+    """
     names = [field.name for field in dataclasses.fields(value)]
-    return {name: getattr(value, name) for name in names if hasattr(value, name)}
+    fields = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return fields | own_attributes(value)
 
 
 def semantic_fields(step: BaseStep) -> dict[str, Any]:
@@ -102,11 +142,56 @@ def semantic_fields(step: BaseStep) -> dict[str, Any]:
 
 def _fields(model: BaseModel, ignored: Collection[str]) -> dict[str, Any]:
     # A field for a secret is left out by its type, so that one without a value is left out too.
-    return {
+    fields = {
         name: semantic_value(getattr(model, name))
         for name, field in type(model).model_fields.items()
         if name not in ignored and secret_class(field.annotation) is None
     }
+    beside = _beside_fields(model, ignored)
+    return fields | {name: _digest(semantic_value(value)) for name, value in beside.items()}
+
+
+def _digest(value: Any) -> Any:
+    """A value that nobody declared as a parameter: it counts, and is not stored to be read."""
+    try:
+        return xxh3_128_hexdigest(canonical_bytes("asyncdistil/beside/1", value))
+    except UnencodableValue:
+        return value
+
+
+def _beside_fields(model: BaseModel, ignored: Collection[str]) -> dict[str, Any]:
+    """What a model holds that is no field and travels with it, secrets left out.
+
+    Extra values that its class allows, and private attributes of the user's classes that no
+    longer have the value their class gives them.
+    """
+    found: dict[str, Any] = dict(model.__pydantic_extra__ or {})
+    declared = type(model).__private_attributes__
+    # A class has those of its bases among its own.
+    library = {
+        name
+        for base in type(model).__mro__
+        if is_library(base)
+        for name in base.__dict__.get("__private_attributes__", ())
+    }
+    for name, value in (model.__pydantic_private__ or {}).items():
+        if name in declared and name not in library:
+            default = declared[name].get_default()
+            if not _is_equal(value, default):
+                found[name] = value
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in ignored and not isinstance(value, SecretStr | SecretBytes)
+    }
+
+
+def _is_equal(value: Any, default: Any) -> bool:
+    """Whether a value is plain data that equals another to the last type."""
+    try:
+        return canonical_bytes("", value) == canonical_bytes("", default)
+    except UnencodableValue:
+        return value is default
 
 
 def code_roots(step: BaseStep) -> Iterator[tuple[str, type | Callable[..., Any]]]:
@@ -122,18 +207,28 @@ def code_roots(step: BaseStep) -> Iterator[tuple[str, type | Callable[..., Any]]
     for name in type(step).model_fields:
         if name not in ignored:
             yield from _roots_in(name, getattr(step, name))
+    for name, value in _beside_fields(step, ignored).items():
+        yield from _roots_in(name, value)
+
+
+def _is_users(kind: type) -> bool:
+    return not is_library(kind) and origin_of_name(kind.__module__).kind == "user"
 
 
 def _roots_in(path: str, value: Any) -> Iterator[tuple[str, type | Callable[..., Any]]]:
+    kind = type(value)
+    if _is_users(kind) and not isinstance(value, type | BaseModel):
+        # A step calls the methods of what it holds.
+        yield path, kind
     match value:
         case None | bool() | int() | float() | str() | bytes():
             return
         case Mapping():
             for key, item in value.items():
                 yield from _roots_in(f"{path}.{key}", item)
+            yield from _roots_in(f"{path}.default_factory", getattr(value, "default_factory", None))
         case list() | tuple():
-            # Rows can be many and hold no code: the first item tells what kind of list it is.
-            if value and not isinstance(value[0], str | bytes | int | float | None):
+            if not _CODELESS.issuperset(map(type, value)):
                 for position, item in enumerate(value):
                     yield from _roots_in(f"{path}.{position}", item)
         case BaseModel():
@@ -141,12 +236,14 @@ def _roots_in(path: str, value: Any) -> Iterator[tuple[str, type | Callable[...,
                 yield path, type(value)
             for name in type(value).model_fields:
                 yield from _roots_in(f"{path}.{name}", getattr(value, name))
+            for name, item in _beside_fields(value, getattr(value, "signature_ignore", ())).items():
+                yield from _roots_in(f"{path}.{name}", item)
         case type():
             if not is_library(value):
                 yield path, value
         case _ if dataclasses.is_dataclass(value):
-            if not is_library(type(value)):
-                yield path, type(value)
+            if not is_library(kind) and not _is_users(kind):
+                yield path, kind
             yield from _roots_in(path, _dataclass_fields(value))
         case _:
             if callable(value) and hasattr(value, "__qualname__") and not is_library(value):
