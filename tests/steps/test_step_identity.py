@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, PrivateAttr, SecretStr
 
 from asyncdistil.steps import (
     FilterRows,
@@ -282,6 +283,49 @@ def test_a_private_attribute_set_from_outside_counts_and_is_not_stored() -> None
     assert not same(one, untouched)
     assert "_prompt" not in str(untouched.identity().components)
     assert "canary" not in str(one.identity().components)
+
+
+class Keeps(Step):
+    """Holds what many steps hold: a template made of its fields, a lock, a time, a list."""
+
+    text: str = "a"
+    _template: Any = None
+    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+    _started: float = PrivateAttr(default_factory=time.monotonic)
+    _seen: list[str] = PrivateAttr(default_factory=list)
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        self._template = Template(self.text)
+
+    def process(self, inputs: Any) -> Any:
+        yield inputs
+
+
+class Template:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def test_live_objects_and_made_defaults_in_private_attributes_let_a_step_be_cached() -> None:
+    one, other, filled = Keeps(), Keeps(), Keeps()
+    filled._seen.append("x")
+    assert one.identity().uncacheable == ()
+    assert same(one, other)
+    assert not same(one, filled)
+    assert not same(one, Keeps(text="b"))
+
+
+def test_the_order_inside_a_models_options_counts() -> None:
+    from asyncdistil.models import OpenAILLM
+
+    def task(*fields: str) -> Any:
+        schema = {"type": "object", "properties": {name: {"type": "string"} for name in fields}}
+        wanted: Any = {"format": "json", "schema": schema}
+        return Holder(held=OpenAILLM(model="m", api_key="k", structured_output=wanted))
+
+    assert same(task("reason", "score"), task("reason", "score"))
+    assert not same(task("reason", "score"), task("score", "reason"))
 
 
 def test_the_order_of_a_models_options_does_not_count() -> None:

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic.fields import ModelPrivateAttr
 from xxhash import xxh3_128_hexdigest
 
 from asyncdistil.codec import canonical_bytes
@@ -43,8 +44,9 @@ OPERATIONAL_FIELDS = frozenset(
 """Fields of a step that can't change its rows."""
 
 _PACKAGE = "asyncdistil"
+# Lists of them can be long, and the question whose a class is takes time.
 _CODELESS = frozenset({type(None), bool, int, float, str, bytes})
-"""Types whose values hold no code; lists of them can be long."""
+_CONTAINERS = frozenset({list, tuple, dict})
 
 
 def is_library(obj: type | Callable[..., Any]) -> bool:
@@ -107,13 +109,13 @@ def _object_value(value: Any) -> Any:
     if isinstance(value, type):
         if issubclass(value, BaseModel):
             # A class used as a schema: what it accepts is what counts.
-            return {"class": value.__qualname__, "schema": value.model_json_schema()}
+            schema = semantic_value(value.model_json_schema())
+            return {"class": value.__qualname__, "schema": schema}
         return {"class": value.__qualname__}
     if callable(own := getattr(value, "__signature__", None)):
         return [type(value).__qualname__, semantic_value(own())]
     if callable(own := getattr(value, "identity_fields", None)):
-        # Keyword arguments and options of a model: their order means nothing.
-        return [type(value).__qualname__, own()]
+        return [type(value).__qualname__, semantic_value(own())]
     if isinstance(value, BaseModel):
         ignored: Collection[str] = getattr(value, "signature_ignore", ())
         return [type(value).__qualname__, _fields(value, ignored)]
@@ -147,25 +149,38 @@ def _fields(model: BaseModel, ignored: Collection[str]) -> dict[str, Any]:
         for name, field in type(model).model_fields.items()
         if name not in ignored and secret_class(field.annotation) is None
     }
-    beside = _beside_fields(model, ignored)
-    return fields | {name: _digest(semantic_value(value)) for name, value in beside.items()}
+    extra = {name: value for name, value in _extra(model).items() if name not in ignored}
+    # Nobody declared them as parameters: they count, and are not stored to be read.
+    fields |= {name: _digest(value) or semantic_value(value) for name, value in extra.items()}
+    private = {name: _digest(value) for name, value in _private(model, ignored).items()}
+    return fields | {name: digest for name, digest in private.items() if digest}
 
 
-def _digest(value: Any) -> Any:
-    """A value that nobody declared as a parameter: it counts, and is not stored to be read."""
+def _digest(value: Any) -> str:
+    """Name plain data by its content; empty for anything else."""
     try:
-        return xxh3_128_hexdigest(canonical_bytes("asyncdistil/beside/1", value))
+        return xxh3_128_hexdigest(canonical_bytes("asyncdistil/beside/1", semantic_value(value)))
     except UnencodableValue:
-        return value
+        return ""
 
 
-def _beside_fields(model: BaseModel, ignored: Collection[str]) -> dict[str, Any]:
-    """What a model holds that is no field and travels with it, secrets left out.
+def _extra(model: BaseModel) -> dict[str, Any]:
+    """Values that a class allows beyond its fields; secrets left out."""
+    found: Mapping[str, Any] = model.__pydantic_extra__ or {}
+    return {
+        name: value
+        for name, value in found.items()
+        if not isinstance(value, SecretStr | SecretBytes)
+    }
 
-    Extra values that its class allows, and private attributes of the user's classes that no
-    longer have the value their class gives them.
+
+def _private(model: BaseModel, ignored: Collection[str]) -> dict[str, Any]:
+    """Private attributes of the user's classes that no longer have their default.
+
+    They travel with the step to its workers. Of a live object, such as a client or a template
+    made in ``model_post_init``, only the code counts: it most likely follows from the fields, and
+    without a stable identity it would keep every such step from being cached.
     """
-    found: dict[str, Any] = dict(model.__pydantic_extra__ or {})
     declared = type(model).__private_attributes__
     # A class has those of its bases among its own.
     library = {
@@ -174,24 +189,28 @@ def _beside_fields(model: BaseModel, ignored: Collection[str]) -> dict[str, Any]
         if is_library(base)
         for name in base.__dict__.get("__private_attributes__", ())
     }
-    for name, value in (model.__pydantic_private__ or {}).items():
-        if name in declared and name not in library:
-            default = declared[name].get_default()
-            if not _is_equal(value, default):
-                found[name] = value
     return {
         name: value
-        for name, value in found.items()
-        if name not in ignored and not isinstance(value, SecretStr | SecretBytes)
+        for name, value in (model.__pydantic_private__ or {}).items()
+        if name in declared
+        and name not in library
+        and name not in ignored
+        and not _is_default(value, declared[name])
     }
 
 
-def _is_equal(value: Any, default: Any) -> bool:
-    """Whether a value is plain data that equals another to the last type."""
-    try:
-        return canonical_bytes("", value) == canonical_bytes("", default)
-    except UnencodableValue:
-        return value is default
+def _beside_fields(model: BaseModel, ignored: Collection[str]) -> Iterator[tuple[str, Any]]:
+    yield from _extra(model).items()
+    yield from _private(model, ignored).items()
+
+
+def _is_default(value: Any, attribute: ModelPrivateAttr) -> bool:
+    make: Any = attribute.default_factory
+    if make is not None and getattr(make, "__module__", "") not in ("builtins", "collections"):
+        # Called again it may take long or give another time or number, and its code counts.
+        return True
+    default = attribute.default if make is None else make()
+    return value is default or _digest(value) == _digest(default) != ""
 
 
 def code_roots(step: BaseStep) -> Iterator[tuple[str, type | Callable[..., Any]]]:
@@ -207,7 +226,7 @@ def code_roots(step: BaseStep) -> Iterator[tuple[str, type | Callable[..., Any]]
     for name in type(step).model_fields:
         if name not in ignored:
             yield from _roots_in(name, getattr(step, name))
-    for name, value in _beside_fields(step, ignored).items():
+    for name, value in _beside_fields(step, ignored):
         yield from _roots_in(name, value)
 
 
@@ -217,11 +236,13 @@ def _is_users(kind: type) -> bool:
 
 def _roots_in(path: str, value: Any) -> Iterator[tuple[str, type | Callable[..., Any]]]:
     kind = type(value)
-    if _is_users(kind) and not isinstance(value, type | BaseModel):
+    if kind in _CODELESS:
+        return
+    if kind not in _CONTAINERS and _is_users(kind) and not isinstance(value, type | BaseModel):
         # A step calls the methods of what it holds.
         yield path, kind
     match value:
-        case None | bool() | int() | float() | str() | bytes():
+        case bool() | int() | float() | str() | bytes():
             return
         case Mapping():
             for key, item in value.items():
@@ -236,7 +257,7 @@ def _roots_in(path: str, value: Any) -> Iterator[tuple[str, type | Callable[...,
                 yield path, type(value)
             for name in type(value).model_fields:
                 yield from _roots_in(f"{path}.{name}", getattr(value, name))
-            for name, item in _beside_fields(value, getattr(value, "signature_ignore", ())).items():
+            for name, item in _beside_fields(value, getattr(value, "signature_ignore", ())):
                 yield from _roots_in(f"{path}.{name}", item)
         case type():
             if not is_library(value):
