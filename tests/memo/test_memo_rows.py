@@ -90,6 +90,8 @@ VALUES = st.one_of(
     st.just(1.0),
     st.lists(st.integers(0, 1), max_size=1),
     st.just(()),
+    # A step may print it, so its order counts.
+    st.sampled_from([{"p": 1, "q": 1}, {"q": 1, "p": 1}]),
 )
 
 
@@ -97,6 +99,8 @@ def same(left: Any, right: Any) -> bool:
     """Equal, and of equal types all the way down."""
     if type(left) is not type(right):
         return False
+    if isinstance(left, dict):
+        return list(left.items()) == list(right.items())
     if isinstance(left, list):
         return len(left) == len(right) and all(map(same, left, right))
     return bool(left == right)

@@ -124,6 +124,14 @@ def test_what_can_change_an_answer_is_in_the_key(
         ({}, {"seed": 1}),
         ({"model": "other"}, {}),
         ({"structured_output": {"schema": {"type": "object"}}}, {}),
+        (
+            {"structured_output": {"schema": {"type": "object", "properties": {"a": {}, "b": {}}}}},
+            {},
+        ),
+        (
+            {"structured_output": {"schema": {"type": "object", "properties": {"b": {}, "a": {}}}}},
+            {},
+        ),
     ]
     for fields, kwargs in questions:
         new_run()
@@ -150,6 +158,11 @@ def test_1_and_true_and_text_are_different_requests() -> None:
     values: list[Any] = [1, 1.0, True, "1", None, [], ""]
     keys = {request_key({}, {"seed": value}, model="m").digest for value in values}
     assert len(keys) == len(values)
+
+
+def test_the_order_of_arguments_is_no_other_request() -> None:
+    one = request_key({"a": 1, "b": 2}, {"seed": 1, "top_p": 0.5}, model="m")
+    assert one == request_key({"b": 2, "a": 1}, {"top_p": 0.5, "seed": 1}, model="m")
 
 
 def test_a_failed_row_is_asked_again_and_a_good_one_is_not(

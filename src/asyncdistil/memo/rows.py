@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from asyncdistil.batch import Digest, Row
-from asyncdistil.codec import canonical_bytes, decode_value, encode_value
+from asyncdistil.codec import decode_value, encode_value
 from asyncdistil.errors import FormatError, UnencodableValue
 from asyncdistil.memo.key import Key
 from asyncdistil.memo.memo import Memo
@@ -68,8 +68,9 @@ class RowMemo:
 
     def key(self, part: Row) -> Key | None:
         """Name what the step would be given; ``None`` if it can't be named."""
+        # Not canonical bytes: they forget the order of a dict, which a step may print.
         try:
-            preimage = canonical_bytes("asyncdistil/row/1", [self._signature, part])
+            preimage = encode_value(["asyncdistil/row/2", self._signature, part])
         except UnencodableValue:
             return None
         return Key.of(preimage, model=self._step)

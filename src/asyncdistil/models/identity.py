@@ -77,7 +77,9 @@ def identity_fields(model: BaseModel) -> dict[str, Any]:
     """Fields of a model that can change its answers, as plain values.
 
     Secrets are left out by type wherever they stand, URLs are reduced to `public_url`, models
-    inside a model contribute their own identity, classes their JSON schema.
+    inside a model contribute their own identity, classes their JSON schema. Keyword arguments are
+    sorted, as their order means nothing; deeper dicts keep theirs: a model writes the members of
+    a schema in that order.
     """
     fields: dict[str, Any] = {"kind": type(model).__qualname__}
     declared = getattr(model, "model_identity", None)
@@ -91,8 +93,13 @@ def identity_fields(model: BaseModel) -> dict[str, Any]:
         value = getattr(model, name)
         if isinstance(value, SecretStr):
             continue
-        fields[name] = _plain(value, is_url=name in {"base_url", "host", "endpoint"})
-    return fields
+        plain = _plain(value, is_url=name in {"base_url", "host", "endpoint"})
+        fields[name] = _by_name(plain) if isinstance(plain, dict) else plain
+    return _by_name(fields)
+
+
+def _by_name(fields: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(fields.items(), key=lambda item: str(item[0])))
 
 
 def _plain(value: Any, *, is_url: bool = False) -> Any:

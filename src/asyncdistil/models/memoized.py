@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from asyncdistil.batch import Usage
-from asyncdistil.codec import canonical_bytes
+from asyncdistil.codec import canonical_bytes, encode_value
 from asyncdistil.errors import ModelError
 from asyncdistil.memo import Key, Memo, Replies
 from asyncdistil.models.output import FATAL, failure_of
@@ -66,12 +66,16 @@ def current_store() -> ReplyStore | None:
 def request_key(identity: Mapping[str, Any], request: Mapping[str, Any], *, model: str) -> Key:
     """Name a request by the model's identity and all that shapes the answer.
 
+    The order of either's own members means nothing. That of deeper dicts counts: a schema whose
+    ``reason`` comes before its ``score`` asks for other answers than the reverse.
+
     Args:
         identity: What tells this model from others; no secrets.
         request: Messages, tools, schema, sampling parameters, as they are sent.
         model: Readable name, for reports; not part of the key.
     """
-    preimage = canonical_bytes("asyncdistil/request/1", [dict(identity), dict(request)])
+    parts = [dict(sorted(identity.items())), dict(sorted(request.items()))]
+    preimage = encode_value(["asyncdistil/request/2", *parts])
     return Key.of(preimage, model=model)
 
 

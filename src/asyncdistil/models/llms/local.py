@@ -172,7 +172,7 @@ class LocalLLM(LLM):
                     identity,
                     {
                         "messages": messages,
-                        "settings": dict(settings),
+                        "settings": dict(sorted(settings.items())),
                         "structure": None if s is None else [s.format, dict(s.schema), s.pattern],
                     },
                     model=self.model_name,

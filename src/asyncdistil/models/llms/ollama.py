@@ -115,7 +115,8 @@ class OllamaLLM(RemoteLLM, MagpieChatTemplate):
             keep_alive: How long the model stays loaded afterwards; changes no answer.
         """
         messages, structure = self._split(input)
-        options = options or {}
+        # Sorted, because their order means nothing and must not make another key.
+        options = dict(sorted((options or {}).items()))
         body: dict[str, Any] = {"model": self.model, "options": options}
         if isinstance(messages, str) or self.use_magpie_template:
             path = "/api/generate"
