@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from asyncdistil.errors import ParameterError
+from asyncdistil.errors import ModelAuthError, ParameterError
 from asyncdistil.memo import Memo, Replies
-from asyncdistil.models import OpenAILLM, memoized
+from asyncdistil.models import OllamaLLM, OpenAILLM, memoized
 from asyncdistil.models.http import HttpClient
+from asyncdistil.models.memoized import LocalClaims
 from asyncdistil.models.reply import Reply
 from asyncdistil.models.typing import GenerateOutput
 from asyncdistil.pipeline import Pipeline
@@ -271,3 +272,48 @@ def test_this_machine_is_asked_without_a_proxy_and_others_with_it(
         assert proxy.asked[0].line.startswith("POST http://far.invalid/v1/chat/completions")
         monkeypatch.setenv("no_proxy", "far.invalid:8080")
         assert HttpClient("http://far.invalid:8080/v1", headers={})._proxy is None
+
+
+# --- answers that were paid for -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_service_that_gives_one_answer_at_a_time_is_asked_until_there_are_enough(
+    deterministic: bool, loaded: Any, memo: None
+) -> None:
+    with Wire(lambda asked: sent(answer(str(len(wire.prompts))))) as wire:
+        llm = loaded(model(wire.url))
+        options = {"temperature": 0.0} if deterministic else {}
+        first = asked(llm, "a", 3, **options)
+        assert first["generations"] == ["1", "2", "3"]
+        memoized._local_claims = LocalClaims()
+        assert asked(llm, "a", 3, **options)["generations"] == ["1", "2", "3"]
+        assert len(wire.prompts) == 3
+
+
+def test_more_answers_than_were_asked_for_are_cut(loaded: Any) -> None:
+    reply = answer()
+    reply["choices"] = [{"index": n, "message": {"content": str(n)}} for n in range(3)]
+    with Wire(lambda _: sent(reply)) as wire:
+        assert asked(loaded(model(wire.url)), count=2)["generations"] == ["0", "1"]
+
+
+def test_answers_that_came_before_a_refusal_are_kept(loaded: Any, memo: None) -> None:
+    mended = False
+
+    def say(asked: Asked) -> bytes:
+        if asked.line.startswith("GET"):
+            return sent({})
+        number = len(wire.prompts)
+        if number == 3 and not mended:
+            return sent({"error": "no such key"}, 401)
+        return sent({"message": {"content": str(number)}, "done_reason": "stop"})
+
+    with Wire(say) as wire:
+        llm = loaded(OllamaLLM(model="m", host=wire.url, max_concurrency=1))
+        with pytest.raises(ModelAuthError):
+            asked(llm, "a", 4)
+        mended = True
+        memoized._local_claims = LocalClaims()
+        again = loaded(OllamaLLM(model="m", host=wire.url, max_concurrency=1))
+        assert asked(again, "a", 4)["generations"] == ["1", "2", "4", "5"]

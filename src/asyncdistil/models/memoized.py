@@ -163,7 +163,7 @@ Fetch = Callable[[int], Awaitable[list[Reply]]]
 class _Flight:
     """A request in flight that several wait for."""
 
-    task: asyncio.Task[list[Reply]]
+    task: asyncio.Task[dict[int, Reply]]
     waiting: int = 0
 
 
@@ -223,6 +223,7 @@ class Memoized:
         accept: Collection[Outcome],
         request: Any = None,
         fits: Callable[[Reply], bool] = lambda reply: True,
+        several: bool = True,
     ) -> list[Reply]:
         """Get samples of a request, from the store as far as it has them.
 
@@ -235,30 +236,29 @@ class Memoized:
             accept: Stored outcomes that count as an answer; others are asked for again.
             fits: Says of a stored reply of these outcomes whether it can be used; if it can't, it
                 is asked for again.
+            several: Whether one request can ask for several samples; if it can't, as many requests
+                are made at once, and one that fails costs no other.
 
         Returns:
-            At most ``count`` replies: the service may have given fewer.
+            At most ``count`` replies: fewer if the service gives none at all.
 
         Raises:
             ModelError: Of the classes that stop a run.
         """
         store = current_store()
         if store is None:
-            if not deterministic:
-                return await self._ask(fetch, count)
-            return await self._shared(key, tuple(range(count)), fetch, None)
+            wanted = tuple(range(count))
+            asking = self._shared if deterministic else self._asked
+            replies = await asking(key, wanted, fetch, None, several)
+            return [replies[number] for number in wanted if number in replies]
         numbers = tuple(range(count)) if deterministic else await claim(key, count)
         found = self._look_up(store, key, numbers, accept, fits)
         if deterministic or self.home(key) != key:
             _note_served(self.home(key), found)
         missing = tuple(number for number in numbers if number not in found)
         if missing:
-            fetched = (
-                await self._shared(key, missing, fetch, store)
-                if deterministic
-                else await self._fetch_and_store(store, key, missing, fetch)
-            )
-            found.update(zip(missing, fetched, strict=False))
+            asking = self._shared if deterministic else self._asked
+            found.update(await asking(key, missing, fetch, store, several))
         return [found[number] for number in numbers if number in found]
 
     def _look_up(
@@ -294,30 +294,51 @@ class Memoized:
         except ModelError as error:
             return [failed_reply(error)] * count
 
-    async def _fetch_and_store(
-        self, store: ReplyStore, key: Key, numbers: Sequence[int], fetch: Fetch
-    ) -> list[Reply]:
-        replies = await self._ask(fetch, len(numbers))
-        for number, reply in zip(numbers, replies, strict=False):
-            self.hear(reply.reported)
-            if self.worth_keeping(reply):
-                store.put(self.home(key), number, reply)
-        book(Usage(), wrote_memo=True)
+    async def _asked(
+        self,
+        key: Key,
+        numbers: tuple[int, ...],
+        fetch: Fetch,
+        store: ReplyStore | None,
+        several: bool,
+    ) -> dict[int, Reply]:
+        """Ask for samples, and keep each as soon as it is there: what comes later may fail."""
+        if len(numbers) > 1 and not several:
+            parts = await asyncio.gather(
+                *(self._asked(key, (number,), fetch, store, True) for number in numbers)
+            )
+            return {number: reply for part in parts for number, reply in part.items()}
+        replies: dict[int, Reply] = {}
+        while left := numbers[len(replies) :]:
+            # Some services give one answer, however many are asked for.
+            fresh = dict(zip(left, await self._ask(fetch, len(left)), strict=False))
+            for number, reply in fresh.items():
+                if store is None:
+                    break
+                self.hear(reply.reported)
+                if self.worth_keeping(reply):
+                    store.put(self.home(key), number, reply)
+            replies.update(fresh)
+            if not fresh:
+                break
+        if store is not None:
+            book(Usage(), wrote_memo=True)
         return replies
 
     async def _shared(
-        self, key: Key, numbers: tuple[int, ...], fetch: Fetch, store: ReplyStore | None
-    ) -> list[Reply]:
+        self,
+        key: Key,
+        numbers: tuple[int, ...],
+        fetch: Fetch,
+        store: ReplyStore | None,
+        several: bool,
+    ) -> dict[int, Reply]:
         """Join an equal request in flight, or start it; it ends when nobody waits any more."""
         name = (asyncio.get_running_loop(), key, numbers)
         flight = self._flights.get(name)
         joined = flight is not None
         if flight is None:
-            asking = (
-                self._ask(fetch, len(numbers))
-                if store is None
-                else self._fetch_and_store(store, key, numbers, fetch)
-            )
+            asking = self._asked(key, numbers, fetch, store, several)
             flight = _Flight(asyncio.ensure_future(asking))
             self._flights[name] = flight
             flight.task.add_done_callback(lambda _: self._flights.pop(name, None))
@@ -330,7 +351,7 @@ class Memoized:
                 self._flights.pop(name, None)
                 flight.task.cancel()
         if joined:
-            book_cached(replies)
+            book_cached(list(replies.values()))
             if store is not None:
                 book(Usage(), wrote_memo=True)
         return replies
@@ -360,25 +381,3 @@ def failed_reply(error: ModelError) -> Reply:
         message=failure.message,
         attempts=error.attempts,
     )
-
-
-async def each_alone(fetch: Fetch, count: int) -> list[Reply]:
-    """Ask for ``count`` samples by as many requests at once; one that fails costs no other.
-
-    Raises:
-        ModelError: Of the classes that stop a run.
-    """
-
-    async def one() -> list[Reply]:
-        try:
-            return await fetch(1)
-        except FATAL:
-            raise
-        except ModelError as error:
-            return [failed_reply(error)]
-
-    return [
-        reply
-        for replies in await asyncio.gather(*(one() for _ in range(count)))
-        for reply in replies
-    ]

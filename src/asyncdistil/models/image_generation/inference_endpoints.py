@@ -93,17 +93,18 @@ class InferenceEndpointsImageGeneration(Service, AsyncImageGenerationModel):
         await self._learn_who_answers()
         identity = {**self._request_identity(), "model_id": self.model_id}
         key = request_key(identity, body, model=f"{self.provider}:{self.model_name}")
-        encoded = msgspec.json.encode(body)
+        content = msgspec.json.encode(body)
 
         async def fetch(count: int) -> list[Reply]:
-            return [await self._one(encoded) for _ in range(count)]
+            return [await self._one(content) for _ in range(count)]
 
         replies = await self._memoized.samples(
             key,
             num_generations,
-            lambda count: memoized.each_alone(fetch, count),
+            fetch,
             deterministic=False,
             accept=ACCEPTED,
+            several=False,
         )
         return [output_of([reply]) for reply in replies]
 

@@ -179,24 +179,15 @@ class RemoteLLM(Service, AsyncLLM):
         async def fetch(wanted: int) -> list[Reply]:
             return await self._fetch(request, wanted)
 
-        if self._several_per_request or count == 1:
-            return await self._memoized.samples(
-                key,
-                count,
-                fetch,
-                deterministic=shared,
-                accept=self.accept,
-                request=request,
-                fits=fits,
-            )
         return await self._memoized.samples(
             key,
             count,
-            self._one_by_one(fetch),
+            fetch,
             deterministic=shared,
             accept=self.accept,
             request=request,
             fits=fits,
+            several=self._several_per_request,
         )
 
     def _complaint(self, structure: Structure | None, reply: Reply) -> str:
@@ -207,11 +198,6 @@ class RemoteLLM(Service, AsyncLLM):
             return structure.complaint(self._read(reply).text or "")
         except ModelReplyError as error:
             return str(error)
-
-    @staticmethod
-    def _one_by_one(fetch: memoized.Fetch) -> memoized.Fetch:
-        """Ask for several answers by several requests; one that fails costs no other."""
-        return lambda wanted: memoized.each_alone(fetch, wanted)
 
     async def _fetch(self, request: Request, count: int) -> list[Reply]:
         """Send, and put what it cost on the account."""

@@ -54,6 +54,7 @@ class Gathering(Memoized):
         accept: Collection[Outcome],
         request: Any = None,
         fits: Callable[[Reply], bool] = lambda reply: True,
+        several: bool = True,
     ) -> list[Reply]:
         """Get samples of a request: from the store, else by a batch.
 
@@ -65,6 +66,7 @@ class Gathering(Memoized):
             accept: Stored outcomes that count as an answer.
             request: What to ask.
             fits: Says of a stored reply whether it can be used.
+            several: Of no matter here: a line of a batch asks for one sample.
         """
         numbers = tuple(range(count)) if deterministic else await self._claim(key, count)
         store = memoized.current_store()
