@@ -277,6 +277,64 @@ def test_this_machine_is_asked_without_a_proxy_and_others_with_it(
 # --- answers that were paid for -----------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        (None, (0, 0)),
+        ("none", (0, 0)),
+        ({"prompt_tokens": "3", "completion_tokens": 2.0}, (3, 2)),
+        ({"prompt_tokens": -5, "completion_tokens": "many"}, (0, 0)),
+        ({"prompt_tokens": 10**30, "completion_tokens": 1}, (0, 1)),
+    ],
+)
+def test_an_answer_counts_whatever_is_said_of_its_tokens(
+    usage: Any, counts: tuple[int, int], loaded: Any
+) -> None:
+    with Wire(lambda _: sent(answer(usage=usage))) as wire:
+        output = asked(loaded(model(wire.url, price=(1.0, 1.0))))
+        assert len(wire.asked) == 1
+    assert output["generations"] == ["fine"]
+    statistics = output["statistics"]
+    assert (statistics["input_tokens"], statistics["output_tokens"]) == ([counts[0]], [counts[1]])
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (json.dumps(answer("x\ud800y")), "x\ufffdy"),
+        (json.dumps(answer("\ud83d\ude00")), "\U0001f600"),
+        (json.dumps(answer(score=float("nan"))), "fine"),
+        ("\ufeff" + json.dumps(answer()), "fine"),
+        (json.dumps(answer(model=5, system_fingerprint={})), "fine"),
+        (json.dumps(answer(["a", {"type": "text", "text": "b"}, {"text": 5}])), "ab"),
+    ],
+)
+def test_careless_json_is_an_answer_all_the_same(body: str, text: str, loaded: Any) -> None:
+    with Wire(lambda _: sent(body)) as wire:
+        assert asked(loaded(model(wire.url)))["generations"] == [text]
+
+
+def test_log_probabilities_of_an_unknown_shape_cost_no_answer(loaded: Any) -> None:
+    reply = answer()
+    reply["choices"][0]["logprobs"] = {"content": [{"word": "fine"}]}
+    with Wire(lambda _: sent(reply)) as wire:
+        assert asked(loaded(model(wire.url)))["generations"] == ["fine"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (sent("<html>Sign in</html>"), "a web page and no JSON; see whether the service's URL"),
+        (sent(b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}"), "nested too deep"),
+        (sent(b'{"error":' + b"[" * 50_000, 400), "answered 400"),
+        (sent(json.dumps(answer("ZZ")).encode().replace(b"ZZ", b"caf\xe9")), "not UTF-8"),
+    ],
+)
+def test_a_reply_that_is_none_is_told_in_words(reply: bytes, message: str, loaded: Any) -> None:
+    with Wire(lambda _: reply) as wire:
+        assert message in told(asked(loaded(model(wire.url))))
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_service_that_gives_one_answer_at_a_time_is_asked_until_there_are_enough(
     deterministic: bool, loaded: Any, memo: None
@@ -317,3 +375,85 @@ def test_answers_that_came_before_a_refusal_are_kept(loaded: Any, memo: None) ->
         memoized._local_claims = LocalClaims()
         again = loaded(OllamaLLM(model="m", host=wire.url, max_concurrency=1))
         assert asked(again, "a", 4)["generations"] == ["1", "2", "4", "5"]
+
+
+# --- streams ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (events(piece(content="a"), b"", piece("stop", content="b")), "ab"),
+        (events(piece(content=[{"text": "a"}]), piece("stop", content="b")), "ab"),
+        (events(b'{"choices":[{"index":null,"delta":{"content":"a"}}]}', piece("stop")), "a"),
+        (events(end=b"data: " + json.dumps(piece("stop", content="z")).encode()), "z"),
+        (
+            events(
+                b'{"choices":[{"index":0,"delta":{"content":"\\ud83d"}}]}',
+                b'{"choices":[{"index":0,"delta":{"content":"\\ude00"},"finish_reason":"stop"}]}',
+            ),
+            "\U0001f600",
+        ),
+        (events({**piece("stop", content="a"), "usage": "x", "model": 5}), "a"),
+    ],
+)
+def test_a_careless_stream_is_an_answer_all_the_same(reply: bytes, text: str, loaded: Any) -> None:
+    with Wire(lambda _: reply) as wire:
+        assert asked(loaded(model(wire.url, stream=True)))["generations"] == [text]
+
+
+def test_a_streamed_call_of_a_tool_is_the_same_answer_as_a_whole_one(loaded: Any) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    whole = answer("")
+    whole["choices"][0]["message"]["tool_calls"] = [call]
+    first = {"index": 0, **call, "function": {"name": "f", "arguments": '{"a"'}}
+    rest = {"index": 0, "function": {"arguments": ":1}"}}
+    parts = events(piece(tool_calls=[first]), piece(tool_calls=[rest]), piece("tool_calls"))
+    for stream, reply in ((False, sent(whole)), (True, parts)):
+        with Wire(lambda _, reply=reply: reply) as wire:  # type: ignore[misc]
+            [text] = asked(loaded(model(wire.url, stream=stream)))["generations"]
+        assert text is not None
+        assert json.loads(text) == [call]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (5, "of an unknown shape"),
+        (None, "of an unknown shape"),
+        ({"choices": "x"}, "of an unknown shape"),
+        ({"choices": [{"index": [1], "delta": {}}]}, "of an unknown shape"),
+        (piece(content=5), "of an unknown shape"),
+        (b"[" * 50_000 + b"]" * 50_000, "nested too deep"),
+        (b"{", "not JSON"),
+        (b'{"choices":"caf\xe9"}', "not JSON"),
+    ],
+)
+def test_an_event_that_is_none_is_told_in_words(part: Any, message: str, loaded: Any) -> None:
+    with Wire(lambda _: events(part, piece("stop", content="b"))) as wire:
+        assert message in told(asked(loaded(model(wire.url, stream=True))))
+
+
+def test_a_web_page_in_place_of_a_stream_is_named(loaded: Any) -> None:
+    with Wire(lambda _: sent("<html>\nSign in</html>")) as wire:
+        assert "a web page" in told(asked(loaded(model(wire.url, stream=True))))
+
+
+# --- prompts ------------------------------------------------------------------------------------
+
+
+def test_half_a_surrogate_pair_in_a_prompt_fails_its_row_alone_and_is_shown(loaded: Any) -> None:
+    with Wire(lambda _: sent(answer())) as wire:
+        llm = loaded(model(wire.url))
+        chats = [[{"role": "user", "content": text}] for text in ("before \ud800 after", "whole")]
+        bad, good = llm.generate_outputs(chats)
+        assert "'before \\ud800 after' holds half of a surrogate pair" in told_kind(bad)
+        assert good["generations"] == ["fine"]
+        assert len(wire.asked) == 1
+
+
+def told_kind(output: GenerateOutput) -> str:
+    [failure] = output["failures"]
+    assert failure is not None
+    assert failure.kind == "asyncdistil.errors.UnencodableValue"
+    return failure.message

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from asyncdistil.errors import ModelRequestError
+import msgspec
+
+from asyncdistil.errors import ModelRequestError, UnencodableValue
 from asyncdistil.models.address import Address
 from asyncdistil.models.identity import is_loopback, public_url
 from asyncdistil.models.retry import (
@@ -39,6 +41,23 @@ _MAX_ERROR_CHARS = 64 * 1024
 _CONNECT_SECONDS = 30.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
+
+
+def as_json(body: Mapping[str, Any]) -> bytes:
+    """A request as JSON.
+
+    Raises:
+        UnencodableValue: A text holds half of a surrogate pair.
+    """
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError as error:
+        around = ascii(error.object[max(0, error.start - 20) : error.end + 20])
+        raise UnencodableValue(
+            f"the prompt can't be sent: {around} holds half of a surrogate pair, which is no"
+            " character; write text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+            " in a step before"
+        ) from None
 
 
 class HttpReply(NamedTuple):
@@ -154,6 +173,12 @@ class HttpClient:
             other: list[bytes] = []
             total = 0
 
+            def take(line: bytes) -> None:
+                if line.startswith(b"data:"):
+                    on_event(line[5:].strip())
+                else:
+                    other.append(line)
+
             while chunk := await response.content.readany():
                 limit.reschedule(now() + timeout_seconds)
                 chunk = unpack(chunk)
@@ -162,11 +187,9 @@ class HttpClient:
                     raise RequestFailed(self._too_long())
                 *lines, pending = (pending + chunk).split(b"\n")
                 for line in lines:
-                    if line.startswith(b"data:"):
-                        on_event(line[5:].strip())
-                    else:
-                        other.append(line)
-            return HttpReply(b"\n".join([*other, pending]).strip(), response.headers)
+                    take(line)
+            take(pending)  # the last line may lack its end
+            return HttpReply(b"\n".join(other).strip(), response.headers)
 
     async def fetch(self, path: str, *, timeout_seconds: float) -> bytes:
         """Fetch what lies at a path.

@@ -45,3 +45,15 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     kind: str = ""
     message: str = ""
     attempts: int = 1
+
+
+_MOST_TOKENS = 2**31
+
+
+def token_count(given: object) -> int:
+    """A number of tokens as services write it; 0 if it is none, or too large to be true."""
+    try:
+        count = int(given)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return count if 0 <= count <= _MOST_TOKENS else 0

@@ -119,7 +119,7 @@ def _message_in(text: str) -> str:
     """The message of an error in one of the usual JSON shapes; all of the text otherwise."""
     try:
         value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return text
     for _ in range(3):
         if isinstance(value, str) and value:

@@ -11,8 +11,10 @@ from asyncdistil.batch import Usage
 from asyncdistil.models import loop, memoized
 from asyncdistil.models.embeddings.base import Embeddings
 from asyncdistil.models.embeddings.stored import Lookup, StoredVectors
+from asyncdistil.models.http import as_json
 from asyncdistil.models.llms.openai import OPENAI_URL
 from asyncdistil.models.parameters import Setting
+from asyncdistil.models.reply import token_count
 from asyncdistil.models.retry import RequestFailed, unreadable
 from asyncdistil.models.service import Service
 
@@ -23,7 +25,7 @@ class _Vector(msgspec.Struct):
 
 
 class _Tokens(msgspec.Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: Any = 0
 
 
 class _Embedded(msgspec.Struct):
@@ -100,12 +102,12 @@ class OpenAIEmbeddings(Service, Embeddings):
         body: dict[str, Any] = {"model": self.model, "input": texts}
         if self.dimensions is not None:
             body["dimensions"] = self.dimensions
-        encoded = msgspec.json.encode(body)
+        content = as_json(body)
 
         async def send() -> tuple[_Embedded, int]:
             client = self._client
             assert client is not None
-            got = await client.post("/embeddings", encoded, timeout_seconds=self.timeout_seconds)
+            got = await client.post("/embeddings", content, timeout_seconds=self.timeout_seconds)
             try:
                 reply = _decoder.decode(got.body)
             except msgspec.DecodeError as error:
@@ -116,10 +118,10 @@ class OpenAIEmbeddings(Service, Embeddings):
                 raise RequestFailed(
                     unreadable(f"{client.service} sent {len(reply.data)} of {len(texts)} vectors")
                 )
-            return reply, (reply.usage or _Tokens()).prompt_tokens
+            return reply, token_count((reply.usage or _Tokens()).prompt_tokens)
 
         reply = await self._call(send)
-        tokens = (reply.usage or _Tokens()).prompt_tokens
+        tokens = token_count((reply.usage or _Tokens()).prompt_tokens)
         cost = self._price(self.model).cost_microusd(tokens, 0)
         usage = Usage(requests=1, input_tokens=tokens, cost_microusd=cost)
         memoized.book(usage)

@@ -3,11 +3,11 @@
 import base64
 from typing import Any, ClassVar, Self
 
-import msgspec
 from pydantic import Field, PrivateAttr, model_validator
 
 from asyncdistil.batch import Usage
 from asyncdistil.models import memoized
+from asyncdistil.models.http import as_json
 from asyncdistil.models.image_generation.base import AsyncImageGenerationModel
 from asyncdistil.models.image_generation.stored import MemoizedImages, output_of
 from asyncdistil.models.memoized import Memoized, request_key
@@ -93,7 +93,7 @@ class InferenceEndpointsImageGeneration(Service, AsyncImageGenerationModel):
         await self._learn_who_answers()
         identity = {**self._request_identity(), "model_id": self.model_id}
         key = request_key(identity, body, model=f"{self.provider}:{self.model_name}")
-        content = msgspec.json.encode(body)
+        content = as_json(body)
 
         async def fetch(count: int) -> list[Reply]:
             return [await self._one(content) for _ in range(count)]

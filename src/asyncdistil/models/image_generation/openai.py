@@ -9,12 +9,13 @@ from pydantic import Field, PrivateAttr
 
 from asyncdistil.batch import Usage
 from asyncdistil.models import memoized
+from asyncdistil.models.http import as_json
 from asyncdistil.models.image_generation.base import AsyncImageGenerationModel
 from asyncdistil.models.image_generation.stored import MemoizedImages, output_of
 from asyncdistil.models.llms.openai import OPENAI_URL
 from asyncdistil.models.memoized import Memoized, request_key
 from asyncdistil.models.parameters import Setting
-from asyncdistil.models.reply import ACCEPTED, Reply
+from asyncdistil.models.reply import ACCEPTED, Reply, token_count
 from asyncdistil.models.retry import RequestFailed, unreadable
 from asyncdistil.models.service import Service
 
@@ -25,8 +26,8 @@ class _Image(msgspec.Struct):
 
 
 class _Tokens(msgspec.Struct):
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: Any = 0
+    output_tokens: Any = 0
 
 
 class _Made(msgspec.Struct):
@@ -121,12 +122,12 @@ class OpenAIImageGeneration(Service, AsyncImageGenerationModel):
         return [output_of(replies)]
 
     async def _fetch(self, body: Mapping[str, Any]) -> list[Reply]:
-        encoded = msgspec.json.encode(body)
+        content = as_json(body)
 
         async def send() -> tuple[_Made, int]:
             client = self._client
             assert client is not None
-            got = await client.post(_PATH, encoded, timeout_seconds=self.timeout_seconds)
+            got = await client.post(_PATH, content, timeout_seconds=self.timeout_seconds)
             try:
                 reply = _decoder.decode(got.body)
             except msgspec.DecodeError as error:
@@ -135,20 +136,21 @@ class OpenAIImageGeneration(Service, AsyncImageGenerationModel):
                 ) from None
             if not all(image.b64_json or image.url for image in reply.data):
                 raise RequestFailed(unreadable(f"{client.service} sent no image"))
-            return reply, (reply.usage or _Tokens()).output_tokens
+            return reply, token_count((reply.usage or _Tokens()).output_tokens)
 
         made = await self._call(send)
-        tokens = made.usage or _Tokens()
-        cost = self._price(self.model).cost_microusd(tokens.input_tokens, tokens.output_tokens)
-        memoized.book(Usage(1, 0, tokens.input_tokens, tokens.output_tokens, cost))
+        usage = made.usage or _Tokens()
+        asked, given = token_count(usage.input_tokens), token_count(usage.output_tokens)
+        cost = self._price(self.model).cost_microusd(asked, given)
+        memoized.book(Usage(1, 0, asked, given, cost))
         each = len(made.data) or 1
         return [
             Reply(
                 "ok",
                 (image.b64_json or image.url or "").encode(),
                 made.system_fingerprint or "",
-                tokens.input_tokens // each,
-                tokens.output_tokens // each,
+                asked // each,
+                given // each,
                 cost // each,
             )
             for image in made.data

@@ -8,6 +8,7 @@ import msgspec
 from pydantic import AliasChoices, Field, PrivateAttr, model_validator
 
 from asyncdistil.errors import ModelReplyError
+from asyncdistil.models.http import as_json
 from asyncdistil.models.llms.remote import Reading, RemoteLLM, Request
 from asyncdistil.models.magpie import MagpieChatTemplate
 from asyncdistil.models.parameters import Setting
@@ -138,9 +139,7 @@ class OllamaLLM(RemoteLLM, MagpieChatTemplate):
         client = self._client
         assert client is not None
         body = {**request.body, **request.unkeyed, "stream": False}
-        got = await client.post(
-            request.path, msgspec.json.encode(body), timeout_seconds=self.timeout_seconds
-        )
+        got = await client.post(request.path, as_json(body), timeout_seconds=self.timeout_seconds)
         try:
             reply = _decoder.decode(got.body)
         except msgspec.DecodeError as error:

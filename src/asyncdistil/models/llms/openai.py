@@ -4,11 +4,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import msgspec
 from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr
 
 from asyncdistil.models import offline, openai_replies
-from asyncdistil.models.http import HttpClient
+from asyncdistil.models.http import HttpClient, as_json
 from asyncdistil.models.llms.batched import BatchedLLM
 from asyncdistil.models.llms.remote import Reading, RemoteLLM, Request
 from asyncdistil.models.openai_replies import StreamedReply
@@ -84,19 +83,19 @@ class ChatCompletionsLLM(RemoteLLM):
             body["n"] = count
         if not self.stream:
             reply = await client.post(
-                request.path, msgspec.json.encode(body), timeout_seconds=self.timeout_seconds
+                request.path, as_json(body), timeout_seconds=self.timeout_seconds
             )
             return openai_replies.samples(reply.body, service=client.service)
         body.update(stream=True, stream_options={"include_usage": True})
         streamed = StreamedReply(service=client.service)
         rest = await client.stream(
             request.path,
-            msgspec.json.encode(body),
+            as_json(body),
             streamed.on_event,
             timeout_seconds=self.timeout_seconds,
         )
-        # Some services ignore the wish to stream and send the reply whole.
-        whole = rest.body if rest.body.startswith(b"{") else streamed.whole()
+        # Some services ignore the wish to stream and send the reply whole; some a web page.
+        whole = rest.body if rest.body[:1] in {b"{", b"<"} else streamed.whole()
         return openai_replies.samples(whole, service=client.service)
 
     def _read(self, reply: Reply) -> Reading:

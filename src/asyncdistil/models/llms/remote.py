@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from msgspec import structs
 from pydantic import Field, PrivateAttr, field_validator
 
 from asyncdistil.batch import Failure, Usage
@@ -19,7 +20,7 @@ from asyncdistil.models.memoized import StoredOnly, request_key
 from asyncdistil.models.output import prepare_output
 from asyncdistil.models.parameters import Setting
 from asyncdistil.models.pricing import Price
-from asyncdistil.models.reply import ACCEPTED, Outcome, Reply
+from asyncdistil.models.reply import ACCEPTED, Outcome, Reply, token_count
 from asyncdistil.models.retry import RequestFailed, unreadable
 from asyncdistil.models.service import Service
 from asyncdistil.models.structured import Structure, split_input, structure_of
@@ -204,9 +205,13 @@ class RemoteLLM(Service, AsyncLLM):
 
         async def send() -> tuple[list[Reply], int]:
             try:
-                replies = await self._send(request, count)
+                replies = [_counted(reply) for reply in await self._send(request, count)]
             except ModelReplyError as error:
                 raise RequestFailed(unreadable(str(error), detail=error.detail)) from None
+            except RecursionError:
+                raise RequestFailed(
+                    unreadable(f"{self.model_name!r} sent a reply that is nested too deep")
+                ) from None
             prompt = replies[0].input_tokens if replies else 0
             return replies, prompt + sum(reply.output_tokens for reply in replies)
 
@@ -297,6 +302,14 @@ _MESSAGES: dict[str, str] = {
     "refused": "the service or the model declined to answer; `accept` does not list 'refused'",
     "empty": "the reply holds no text",
 }
+
+
+def _counted(reply: Reply) -> Reply:
+    """A reply whose counts of tokens can be counted with, whatever the service wrote."""
+    counts = token_count(reply.input_tokens), token_count(reply.output_tokens)
+    if counts == (reply.input_tokens, reply.output_tokens):
+        return reply
+    return structs.replace(reply, input_tokens=counts[0], output_tokens=counts[1])
 
 
 def _with_cost(reply: Reply, cost_microusd: int) -> Reply:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from asyncdistil.models.http import HttpClient
+from asyncdistil.models.http import HttpClient, as_json
 from asyncdistil.models.offline.account import Account
 from asyncdistil.models.offline.records import BatchRecord, LineId
 from asyncdistil.models.offline.service import Caller, Line, Progress, Result
@@ -92,7 +92,7 @@ class AnthropicBatches(Account):
 
     def encoded(self, line: Line) -> bytes:
         """An element of the array."""
-        return msgspec.json.encode({"custom_id": str(line.id), "params": self._params(line.body)})
+        return as_json({"custom_id": str(line.id), "params": self._params(line.body)})
 
     async def submit(
         self, record: BatchRecord, lines: Sequence[Line], known: frozenset[str]

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from asyncdistil.models import openai_replies
+from asyncdistil.models.http import as_json
 from asyncdistil.models.offline.account import Account
 from asyncdistil.models.offline.records import BatchRecord, LineId
 from asyncdistil.models.offline.service import Line, Progress, Result
@@ -110,7 +111,7 @@ class OpenAIBatches(Account):
             "url": self._endpoint(line),
             "body": line.body,
         }
-        return msgspec.json.encode(asked) + b"\n"
+        return as_json(asked) + b"\n"
 
     async def submit(
         self, record: BatchRecord, lines: Sequence[Line], known: frozenset[str]

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
 from asyncdistil.errors import ModelReplyError, ParameterError
 from asyncdistil.models import openai_replies
+from asyncdistil.models.http import as_json
 from asyncdistil.models.llms.openai import CHAT_PATH, json_schema_format
 from asyncdistil.models.llms.remote import Reading, RemoteLLM, Request
 from asyncdistil.models.magpie import MagpieChatTemplate
@@ -284,7 +285,7 @@ class InferenceEndpointsLLM(RemoteLLM, MagpieChatTemplate):
         client = self._client
         assert client is not None
         got = await client.post(
-            request.path, msgspec.json.encode(request.body), timeout_seconds=self.timeout_seconds
+            request.path, as_json(request.body), timeout_seconds=self.timeout_seconds
         )
         if request.path != GENERATE_PATH:
             return openai_replies.samples(got.body, service=client.service)
