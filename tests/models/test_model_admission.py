@@ -168,9 +168,6 @@ def test_inside_a_worker_the_supervisor_is_asked(server: ModelServer, loaded: An
         def release(self, governor: str, observation: Observation) -> None:
             seen.append(observation)
 
-        def paused_for(self, governor: str) -> float:
-            return 0.0
-
     class Claims:
         def claim(self, keys: Any, counts: Any, *, lease: int) -> Any:
             raise AssertionError

@@ -30,7 +30,6 @@ class _Queue:
         self.pool = pool
         self.waiting: deque[Future[None]] = deque()
         self.out = 0  # permits in use
-        self.open_at = 0.0  # monotonic seconds before which nothing is granted
         self.asking_again = False
         self.latency_seconds = 0.0  # moving average over about a dozen answers
 
@@ -77,14 +76,6 @@ class LocalPermits:
             granted = self._pump(governor, queue, queue.smoothed(observation))
         _wake(granted)
 
-    def paused_for(self, governor: str) -> float:
-        """Seconds for which nothing will be granted as far as is known now; 0 when open."""
-        with self._lock:
-            queue = self._queues.get(governor)
-            if queue is None:
-                return 0.0
-            return max(0.0, queue.open_at - self._clock.monotonic())
-
     def _enqueue(self, governor: str, limits: RateLimits) -> Future[None]:
         waiter: Future[None] = Future()
         with self._lock:
@@ -105,10 +96,8 @@ class LocalPermits:
         """Tell the pool what was seen, and take who may go now off the queue."""
         while queue.waiting and queue.waiting[0].cancelled():
             queue.waiting.popleft()
-        now = self._clock.monotonic()
-        answer = queue.pool.on(_request(governor, len(queue.waiting), seen), now)
-        if answer.wait_seconds > 0:
-            queue.open_at = now + answer.wait_seconds
+        request = _request(governor, len(queue.waiting), seen)
+        answer = queue.pool.on(request, self._clock.monotonic())
         return self._take(governor, queue, answer)
 
     def _take(self, governor: str, queue: _Queue, answer: Granted) -> list[Future[None]]:

@@ -175,9 +175,6 @@ class _NoPermits:
     def release(self, *_: object) -> None:
         """Nothing was acquired."""
 
-    def paused_for(self, governor: str) -> float:
-        return 0.0
-
 
 @contextmanager
 def _offered(store: _Counting, claims: Claims) -> Iterator[None]:

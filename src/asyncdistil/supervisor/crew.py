@@ -41,7 +41,6 @@ class Job:
         condemned: Rows that must not be processed, with the reason.
         bisecting: Whether a death under this job narrows down a culprit.
         probe: Range of rows that is tried without effect, or ``None``.
-        sent_seconds: When it was sent.
     """
 
     __slots__ = (
@@ -52,7 +51,6 @@ class Job:
         "culprits",
         "id",
         "probe",
-        "sent_seconds",
         "size_bytes",
         "suspects",
         "uncovered",
@@ -69,7 +67,6 @@ class Job:
         self.probe: tuple[int, int] | None = None
         self.suspects: list[tuple[int, int]] = []
         self.culprits: list[tuple[int, Failure]] = []
-        self.sent_seconds = 0.0
 
     @property
     def key(self) -> RowId:
@@ -205,7 +202,6 @@ class Crew:
         member.engaged = job.alone
         member.rows += job.rows
         member.window.sent(job.size_bytes)
-        job.sent_seconds = self._state.now_seconds
         self._state.send(member.number, job.lease())
 
     def settle(self, worker: WorkerId, job: Job, seconds: float) -> None:

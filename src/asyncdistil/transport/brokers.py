@@ -90,10 +90,6 @@ class PermitBroker(Protocol):
         """Give a permit back; never waits, callable from any thread."""
         ...
 
-    def paused_for(self, governor: str) -> float:
-        """Seconds for which nothing will be granted as far as is known now; 0 when open."""
-        ...
-
 
 @dataclass(slots=True)
 class Ledger:

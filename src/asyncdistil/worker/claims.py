@@ -213,12 +213,6 @@ class SocketPermits:
             request = self._due_request(governor, pool)
         self._send(request)
 
-    def paused_for(self, governor: str) -> float:
-        """See `PermitBroker.paused_for`."""
-        with self._lock:
-            pool = self._governors.get(governor)
-            return max(0.0, pool.paused_until - time.monotonic()) if pool else 0.0
-
     def settle(self, reply: Granted) -> None:
         """Hand granted permits out, give surplus ones back, plan the next question."""
         served: list[Permit] = []
