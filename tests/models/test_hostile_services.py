@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +31,13 @@ class Asked(NamedTuple):
     body: bytes
 
 
-Say = Callable[[Asked], bytes]
+Say = Callable[[Asked], bytes | Iterable[bytes]]
+
+_BETWEEN_PARTS_SECONDS = 0.01
 
 
 class Wire:
-    """Writes whatever ``say`` returns in answer to each request; keeps what it was asked."""
+    """Writes whatever ``say`` returns, at once or bit by bit; keeps what it was asked."""
 
     def __init__(self, say: Say, host: str = "127.0.0.1") -> None:
         self.asked: list[Asked] = []
@@ -80,12 +82,22 @@ class Wire:
                 headers = {name.lower(): value.strip() for name, value in pairs}
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 self.asked.append(Asked(line, headers, body))
-                writer.write(self._say(self.asked[-1]))
+                said = self._say(self.asked[-1])
+                if not isinstance(said, bytes):
+                    await self._drip(said, writer)
+                    return
+                writer.write(said)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
+
+    async def _drip(self, parts: Iterable[bytes], writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(_BETWEEN_PARTS_SECONDS)
 
 
 def sent(body: bytes | str | dict[str, Any], status: int = 200, **headers: str) -> bytes:
@@ -437,6 +449,20 @@ def test_an_event_that_is_none_is_told_in_words(part: Any, message: str, loaded:
 def test_a_web_page_in_place_of_a_stream_is_named(loaded: Any) -> None:
     with Wire(lambda _: sent("<html>\nSign in</html>")) as wire:
         assert "a web page" in told(asked(loaded(model(wire.url, stream=True))))
+
+
+def test_a_stream_that_only_keeps_the_line_open_ends_with_the_deadline(loaded: Any) -> None:
+    def pings() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+        yield from [b": ping\n\n"] * 300
+        yield b"data: %s\n\ndata: [DONE]\n\n" % json.dumps(piece("stop", content="late")).encode()
+
+    with Wire(lambda _: pings()) as wire:
+        llm = loaded(model(wire.url, stream=True, deadline_seconds=0.3, max_retries=5))
+        message = told(asked(llm))
+        assert "not done answering" in message
+        assert "the deadline of 0.3 s" in message
+        assert len(wire.asked) == 1
 
 
 # --- prompts ------------------------------------------------------------------------------------

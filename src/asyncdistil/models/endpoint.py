@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,14 @@ from typing import TypeVar
 from asyncdistil.clock import Clock, SystemClock
 from asyncdistil.errors import ModelError, ModelOutage, ModelRequestError, ModelUnavailable
 from asyncdistil.models.admission import permits
-from asyncdistil.models.retry import Course, Patience, RequestFailed, Tries, Trouble
+from asyncdistil.models.retry import (
+    Course,
+    Patience,
+    RequestFailed,
+    Tries,
+    Trouble,
+    unavailable,
+)
 from asyncdistil.transport.brokers import Observation, PermitBroker, RateLimits
 
 T = TypeVar("T")
@@ -30,6 +38,7 @@ class Endpoint:
         patience: How long to keep trying.
         hide: Cuts secrets out of what is told of a failure, whoever tells it: a service may echo
             the key in an error that it sends as an answer.
+        longest_try_seconds: What bounds a single try already.
         clock: Time.
     """
 
@@ -37,6 +46,7 @@ class Endpoint:
     limits: RateLimits
     patience: Patience
     hide: Callable[[str], str] = str
+    longest_try_seconds: float = math.inf
     clock: Clock = field(default_factory=SystemClock)
     _refusal: ModelError | None = None
     _answered: bool = False
@@ -64,7 +74,7 @@ class Endpoint:
             seen = Observation("cancelled")
             try:
                 self._check()
-                answer, tokens = await send()
+                answer, tokens = await self._in_time(send, tries.left_seconds)
                 seen = Observation("ok", self.clock.monotonic() - sent_at, tokens=tokens)
                 self._answered = True
                 self._silent_since = None
@@ -95,6 +105,22 @@ class Endpoint:
                 self._told = True
                 self._tell_of_silence(trouble)
             await asyncio.sleep(then)
+
+    async def _in_time(
+        self, send: Callable[[], Awaitable[tuple[T, int]]], left_seconds: float
+    ) -> tuple[T, int]:
+        """Make one try, which ends with the deadline also if a stream never falls silent."""
+        if self.longest_try_seconds <= left_seconds:
+            return await send()
+        try:
+            async with asyncio.timeout(left_seconds):
+                return await send()
+        except TimeoutError:
+            raise RequestFailed(
+                unavailable(
+                    f"{self._url} was not done answering when the time of the request was up"
+                )
+            ) from None
 
     def _check(self) -> None:
         """Raise what would be the answer anyway."""

@@ -197,6 +197,11 @@ class Tries:
     _spent_seconds: float = 0.0
     _throttled_since: float | None = None
 
+    @property
+    def left_seconds(self) -> float:
+        """How long the next try may take."""
+        return max(0.0, self.patience.deadline_seconds - self._spent_seconds)
+
     def after(
         self, trouble: Trouble, *, sent_at: float, now: float, chance: float
     ) -> float | ModelError:
@@ -255,7 +260,7 @@ class Tries:
             return self._give_up(
                 trouble,
                 f"{trouble.message} (another try would pass the deadline of"
-                f" {self.patience.deadline_seconds:.0f} s)",
+                f" {self.patience.deadline_seconds:g} s)",
             )
         self._spent_seconds += wait
         return wait

@@ -167,7 +167,12 @@ class Service(Model):
                 first_answer_seconds=max(60.0, 1.5 * self.timeout_seconds),
             ),
             hide=self._client.hide if self._client is not None else Redaction([key]),
+            longest_try_seconds=self._longest_try_seconds(),
         )
+
+    def _longest_try_seconds(self) -> float:
+        """How long one try can take; overridden where ``timeout_seconds`` is for a silence."""
+        return self.timeout_seconds
 
     def _disconnect(self) -> None:
         """Close what `_connect` opened; called by ``unload``, on any thread."""

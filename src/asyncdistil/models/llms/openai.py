@@ -1,5 +1,6 @@
 """OpenAI's chat completions, and every service that speaks that dialect."""
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -46,6 +47,9 @@ class ChatCompletionsLLM(RemoteLLM):
 
     def _service_url(self) -> str:
         return self.base_url or OPENAI_URL
+
+    def _longest_try_seconds(self) -> float:
+        return math.inf if self.stream else super()._longest_try_seconds()
 
     def _headers(self, key: str) -> Mapping[str, str]:
         return {**super()._headers(key), **(self.default_headers or {})}
