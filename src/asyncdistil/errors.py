@@ -30,6 +30,7 @@ AsyncDistilError
   ModelError                 a language model, embedding or image service refused or failed
     ModelAuthError           wrong or missing key: nobody but you can mend it
     ModelRequestError        the service understood and refused this request (400, 404, 422)
+      ModelNotFound          the service knows no such model, or the URL leads to no service
     ModelRateLimited         the service asked us to slow down, for longer than we may wait
     ModelUnavailable         refused, reset, timed out, 5xx
       ModelOutage            the service answers nobody, for longer than we may wait
@@ -205,6 +206,10 @@ class ModelAuthError(ModelError):
 
 class ModelRequestError(ModelError):
     """The service understood the request and refused it."""
+
+
+class ModelNotFound(ModelRequestError):
+    """The service knows no such model, or there is none under this URL; the run is resumable."""
 
 
 class ModelRateLimited(ModelError):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from asyncdistil.errors import ModelAuthError, ParameterError
+from asyncdistil.errors import ModelAuthError, ModelNotFound, ParameterError
 from asyncdistil.memo import Memo, Replies
 from asyncdistil.models import OllamaLLM, OpenAILLM, memoized
 from asyncdistil.models.http import HttpClient
@@ -284,6 +284,40 @@ def test_this_machine_is_asked_without_a_proxy_and_others_with_it(
         assert proxy.asked[0].line.startswith("POST http://far.invalid/v1/chat/completions")
         monkeypatch.setenv("no_proxy", "far.invalid:8080")
         assert HttpClient("http://far.invalid:8080/v1", headers={})._proxy is None
+
+
+# --- what is not there --------------------------------------------------------------------------
+
+NO_MODEL = {"error": {"message": "The model `m` does not exist", "code": "model_not_found"}}
+NO_PICTURE = {"error": {"message": "image http://somewhere/cat.png not found", "code": 404}}
+
+
+@pytest.mark.parametrize("body", [NO_MODEL, "404 page not found"])
+def test_a_model_or_route_that_is_not_there_is_told_once(body: Any, loaded: Any) -> None:
+    with Wire(lambda _: sent(body, 404)) as wire:
+        llm = loaded(model(wire.url, max_concurrency=4))
+        chats = [[{"role": "user", "content": str(number)}] for number in range(100)]
+        for _ in range(2):
+            with pytest.raises(ModelNotFound, match="answered 404"):
+                llm.generate_outputs(chats)
+        assert len(wire.asked) <= 4
+
+
+def test_a_404_about_one_row_costs_no_other(loaded: Any) -> None:
+    def say(asked: Asked) -> bytes:
+        return sent(NO_PICTURE, 404) if b"cat" in asked.body else sent(answer())
+
+    with Wire(say) as wire:
+        llm = loaded(model(wire.url))
+        assert "cat.png not found" in told(asked(llm, "a cat"))
+        assert asked(llm, "a dog")["generations"] == ["fine"]
+
+
+def test_a_404_after_an_answer_is_about_its_row_whatever_it_says(loaded: Any) -> None:
+    with Wire(lambda _: sent(answer()) if len(wire.asked) == 1 else sent(NO_MODEL, 404)) as wire:
+        llm = loaded(model(wire.url))
+        assert asked(llm)["generations"] == ["fine"]
+        assert "does not exist" in told(asked(llm))
 
 
 # --- answers that were paid for -----------------------------------------------------------------

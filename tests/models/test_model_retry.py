@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from asyncdistil.errors import (
     ModelAuthError,
     ModelError,
+    ModelNotFound,
     ModelRateLimited,
     ModelReplyError,
     ModelRequestError,
@@ -57,6 +58,52 @@ def judged(status: int, text: str = "{}", headers: dict[str, str] | None = None)
 def test_each_status_has_its_course(status: int, course: Course, error: type[ModelError]) -> None:
     trouble = judged(status)
     assert (trouble.course, trouble.error) == (course, error)
+
+
+@pytest.mark.parametrize(
+    ("text", "look_at"),
+    [
+        (
+            '{"error":{"message":"The model `m` does not exist"}}',
+            "name",
+        ),
+        ('{"error":{"message":"nothing for you","code":"model_not_found"}}', "name"),
+        (
+            '{"error":{"code":"DeploymentNotFound","message":"The deployment does not exist."}}',
+            "name",
+        ),
+        ('{"type":"error","error":{"type":"not_found_error","message":"model: claude-x"}}', "name"),
+        ('{"error":"model \'m\' not found, try pulling it first"}', "name"),
+        ('{"message":"model \'m\' not found, make sure the correct model ID was used"}', "name"),
+        ("404 page not found", "URL"),
+        ("", "URL"),
+        ("<html><h1>Not Found</h1></html>", "URL"),
+        ('{"detail":"Not Found"}', "URL"),
+        ('{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}', "URL"),
+        ('{"error":{"message":"Invalid URL (POST /v1/v1/chat/completions)"}}', "URL"),
+        ('{"error":{"code":"404","message":"Resource not found"}}', "URL"),
+    ],
+)
+def test_a_404_of_the_model_or_of_the_route_is_everybodys(text: str, look_at: str) -> None:
+    trouble = judged(404, text)
+    assert (trouble.course, trouble.error) == (Course.STOP, ModelNotFound)
+    assert f"check the {look_at} of the" in trouble.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"error":{"message":"image http://x/cat.png not found","type":"not_found_error"}}',
+        '{"error":{"message":"No such File object: file-5"}}',
+        '{"error":{"message":"No endpoints found that support image input","code":404}}',
+        '{"error":{"message":"This model does not support images"}}',
+        '{"detail":"document 17 not found"}',
+    ],
+)
+def test_a_404_of_anything_else_may_be_a_rows_own(text: str) -> None:
+    trouble = judged(404, text)
+    assert (trouble.course, trouble.error) == (Course.ROW, ModelRequestError)
 
 
 def test_an_empty_account_is_not_waited_for() -> None:

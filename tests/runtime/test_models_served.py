@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from asyncdistil.errors import ModelAuthError, ModelOutage, ModelRateLimited
+from asyncdistil.errors import ModelAuthError, ModelNotFound, ModelOutage, ModelRateLimited
 from asyncdistil.models import OllamaLLM, OpenAILLM
 from asyncdistil.pipeline import Pipeline
 from asyncdistil.steps import LoadDataFromDicts, StepResources
@@ -252,6 +252,19 @@ def test_a_model_is_unloaded_and_leaves_no_connection_when_a_refusal_stops_the_r
             generated(cache, llm, 40)
     assert journal.calls() == [("unload", [])]
     assert "Unclosed" not in caplog.text
+
+
+def test_a_model_that_is_not_there_stops_the_run_once_and_a_rerun_goes_on(cache: Path) -> None:
+    count = 300
+    with ModelServer(script=lambda seen: Fault("404", message="no model m")) as server:
+        llm = model(server, max_concurrency=4)
+        with pytest.raises(ModelNotFound, match="check the name of the model"):
+            generated(cache, llm, count)
+        assert server.stats.requests <= 4
+        server.script = None
+        rows = generated(cache, llm, count)
+        assert [row["n"] for row in rows] == list(range(count))
+        assert answered(server) == Counter(range(count))
 
 
 def test_a_service_that_goes_away_stops_the_run_and_a_rerun_asks_what_is_missing(

@@ -165,10 +165,13 @@ class Endpoint:
             raise self._refusal from None
 
     def _reconsidered(self, trouble: Trouble) -> Trouble:
-        """A 403 after an answer is about this request (a moderated prompt), not about the key."""
+        """After an answer, 403 and 404 are about this request: key, model and URL are right.
+
+        It may be a moderated prompt, or a picture that is not there.
+        """
         hide = self.hide
         trouble = replace(trouble, message=hide(trouble.message), detail=hide(trouble.detail))
-        if trouble.status == 403 and self._answered:
+        if trouble.status in {403, 404} and self._answered:
             return replace(trouble, course=Course.ROW, error=ModelRequestError)
         return trouble
 

@@ -10,6 +10,7 @@ from asyncdistil.batch import Failure
 from asyncdistil.errors import (
     LogError,
     ModelAuthError,
+    ModelNotFound,
     ModelOutage,
     ModelRateLimited,
     ModelReplyError,
@@ -21,6 +22,7 @@ from asyncdistil.models.typing import GenerateOutput, LLMLogprobs, LLMOutput
 
 FATAL = (
     ModelAuthError,
+    ModelNotFound,
     ModelRateLimited,
     ModelOutage,
     RunStopped,

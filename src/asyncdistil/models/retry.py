@@ -8,6 +8,7 @@ retries are switched off.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -18,6 +19,7 @@ import msgspec
 from asyncdistil.errors import (
     ModelAuthError,
     ModelError,
+    ModelNotFound,
     ModelRateLimited,
     ModelReplyError,
     ModelRequestError,
@@ -67,6 +69,19 @@ class RequestFailed(Exception):
 
 _AUTH = frozenset({401, 403})
 _PASSING = frozenset({408, 409, 425, 500, 502, 503, 504})
+# A 404 that would be everybody's: texts of OpenAI, Azure, Anthropic, Cohere, vLLM, Ollama and
+# llama.cpp, and of web servers and frameworks that know no such route.
+_MISSING = re.compile(
+    r"not[ _]?found|no such|(does not|doesn't|do not) exist|unknown|no access|unable to access"
+)
+_A_MODEL = re.compile(r"\b(models?|deployments?)\b")
+_NO_ROUTE = re.compile(
+    r"\W*(404\W*)?((page|file|path|route|url|resource|endpoint|the requested \w+)\W+)?"
+    r"(was )?not found( on this server)?\W*"
+    r"|(invalid|unknown|unrecognized|no such) (request )?(url|path|route|endpoint)\b.*"
+    r"|(cannot|can't) post\b.*|no route matched\b.*",
+    re.DOTALL,
+)
 # A 429 that no waiting mends: the account is empty.
 _QUOTA_MARKS = ("insufficient_quota", "billing_hard_limit", "credit balance is too low")
 
@@ -94,6 +109,8 @@ def judge_status(
     if status in _AUTH:
         message = f"{says}; check the API key and what it may be used for"
         return Trouble(Course.STOP, ModelAuthError, message, status, wait, detail)
+    if status == 404 and (cause := _nothing_there(text)):
+        return Trouble(Course.STOP, ModelNotFound, f"{says}; {cause}", status, wait, detail)
     if status == 402 or (status == 429 and any(mark in text for mark in _QUOTA_MARKS)):
         message = f"{says}; the account has no credit left: top it up and run again"
         return Trouble(Course.STOP, ModelRateLimited, message, status, wait, detail)
@@ -113,6 +130,19 @@ def unreadable(message: str, *, detail: str = "", again: bool = True) -> Trouble
     """A reply came and could not be understood; ``again`` if another try may do better."""
     course = Course.RETRY if again else Course.ROW
     return Trouble(course, ModelReplyError, message, detail=detail[:MAX_DETAIL_CHARS])
+
+
+def _nothing_there(text: str) -> str:
+    """What to look at if a 404 is about the model or the URL; empty if it may be about a row."""
+    said = _message_in(text).strip().lower()
+    if not said or said.startswith("<") or _NO_ROUTE.fullmatch(said):
+        return "check the URL of the service"
+    whole = text.lower()
+    if "model_not_found" in whole or "deploymentnotfound" in whole:
+        return "check the name of the model"
+    if _A_MODEL.search(said) and _MISSING.search(whole):
+        return "check the name of the model"
+    return ""
 
 
 def _message_in(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 from asyncdistil.errors import (
     LogError,
     ModelAuthError,
+    ModelNotFound,
     ModelOutage,
     ModelRateLimited,
     RunStopped,
@@ -17,7 +18,15 @@ from asyncdistil.errors import (
 Call: TypeAlias = Callable[[Sequence[int]], list[Any]]
 """Runs a step on the input rows at these positions; raises what the step raises."""
 
-FATAL = (LogError, ModelAuthError, ModelOutage, ModelRateLimited, RunStopped, TransportError)
+FATAL = (
+    LogError,
+    ModelAuthError,
+    ModelNotFound,
+    ModelOutage,
+    ModelRateLimited,
+    RunStopped,
+    TransportError,
+)
 """Errors that no other row would be spared: they stop the worker instead of failing a row."""
 
 

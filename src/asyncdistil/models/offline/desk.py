@@ -17,7 +17,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncdistil.batch import Usage
-from asyncdistil.errors import BatchesPending, ModelError, ModelUnavailable, RunStopped
+from asyncdistil.errors import (
+    BatchesPending,
+    ModelError,
+    ModelNotFound,
+    ModelUnavailable,
+    RunStopped,
+)
 from asyncdistil.log.failpoint import failpoint
 from asyncdistil.memo import Key
 from asyncdistil.models import memoized
@@ -119,9 +125,9 @@ class Desk:
                 if self.habits.poll_seconds is None:
                     raise self._pending(waiting)
                 await asyncio.sleep(self.habits.poll_seconds)
-        except FATAL:
-            raise
         except ModelError as error:
+            if isinstance(error, FATAL) and not isinstance(error, ModelNotFound):
+                raise
             # No row is at fault when the batch service fails, so none is to be failed by it.
             raise RunStopped(
                 f"batches could not be dealt with: {error}. Run again to go on; nothing that was"
