@@ -129,6 +129,8 @@ class Commit(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
         worker: Number of the worker in the run, from 1; 0 if not noted, as in older logs.
         at_seconds: When it was written, in seconds since the `RunBegin` before it, by a clock that
             nobody sets; 0 if not noted.
+        spare: Input row and position in ``samples`` of those that the row may take again when it is
+            tried again: good answers of a row that failed.
     """
 
     run: RunId
@@ -146,6 +148,7 @@ class Commit(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     samples: tuple[tuple[bytes, int], ...] = ()
     worker: int = 0
     at_seconds: float = 0.0
+    spare: tuple[tuple[int, int], ...] = ()
 
 
 class Reuse(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -21,6 +21,7 @@ from asyncdistil.errors import ModelError
 from asyncdistil.memo import Key, Memo, Replies
 from asyncdistil.models.output import FATAL, failure_of
 from asyncdistil.models.reply import STAND_IN, Outcome, Reply
+from asyncdistil.models.typing import GenerateOutput
 from asyncdistil.transport import brokers
 
 
@@ -130,6 +131,21 @@ def claim_blocking(keys: Sequence[Key], counts: Sequence[int]) -> tuple[tuple[in
     return numbers
 
 
+def give_back(output: GenerateOutput, good: Sequence[bool]) -> None:
+    """Let a row that failed have its good answers again when it is tried again.
+
+    Args:
+        output: What the model said; says which samples it took, if it took any.
+        good: Per generation whether it can be used.
+    """
+    ledger = brokers.LEDGER.get()
+    samples = output.get("samples") or []
+    if ledger is not None and len(samples) == len(good):
+        for taken, is_good in zip(samples, good, strict=True):
+            if is_good:
+                ledger.give_back(taken)
+
+
 def book(usage: Usage, *, wrote_memo: bool = False) -> None:
     """Put usage on the account of the work in hand, if there is one."""
     ledger = brokers.LEDGER.get()
@@ -224,7 +240,7 @@ class Memoized:
         request: Any = None,
         fits: Callable[[Reply], bool] = lambda reply: True,
         several: bool = True,
-    ) -> list[Reply]:
+    ) -> dict[int, Reply]:
         """Get samples of a request, from the store as far as it has them.
 
         Args:
@@ -240,7 +256,8 @@ class Memoized:
                 are made at once, and one that fails costs no other.
 
         Returns:
-            At most ``count`` replies: fewer if the service gives none at all.
+            At most ``count`` replies under their numbers, ascending: fewer if the service gives
+            none at all.
 
         Raises:
             ModelError: Of the classes that stop a run.
@@ -250,7 +267,7 @@ class Memoized:
             wanted = tuple(range(count))
             asking = self._shared if deterministic else self._asked
             replies = await asking(key, wanted, fetch, None, several)
-            return [replies[number] for number in wanted if number in replies]
+            return {number: replies[number] for number in wanted if number in replies}
         numbers = tuple(range(count)) if deterministic else await claim(key, count)
         found = self._look_up(store, key, numbers, accept, fits)
         if deterministic or self.home(key) != key:
@@ -259,7 +276,7 @@ class Memoized:
         if missing:
             asking = self._shared if deterministic else self._asked
             found.update(await asking(key, missing, fetch, store, several))
-        return [found[number] for number in numbers if number in found]
+        return {number: found[number] for number in numbers if number in found}
 
     def _look_up(
         self,

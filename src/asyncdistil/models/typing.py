@@ -75,6 +75,10 @@ LLMOutput: TypeAlias = list[str | None]
 """One text per generation, ``None`` where it failed."""
 
 
+Sample: TypeAlias = tuple[bytes, int]
+"""Digest of the key of a request, and number of an answer in its pool."""
+
+
 class Logprob(TypedDict):
     """How likely one token was."""
 
@@ -97,12 +101,14 @@ class GenerateOutput(TypedDict):
         statistics: Lists with one value per generation; may be empty.
         logprobs: Present if they were asked for.
         failures: Present if anything failed: per generation why, or ``None`` for a good one.
+        samples: Present if it took any from the memo's pools: which, per generation.
     """
 
     generations: LLMOutput
     statistics: LLMStatistics
     logprobs: NotRequired[LLMLogprobs]
     failures: NotRequired[list[Failure | None]]
+    samples: NotRequired[list[tuple[Sample, ...]]]
 
 
 HiddenState: TypeAlias = Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from asyncdistil.batch import Digest, Lsn, RunId, StepName
@@ -11,11 +12,17 @@ from asyncdistil.graph.plan import Layer, RouterPlan, StepPlan
 from asyncdistil.log.events import Commit, StepDef
 from asyncdistil.supervisor.effects import EffectOperator
 from asyncdistil.supervisor.front import Aligned, Barrier, Converging, Direct, Front, Ordered
-from asyncdistil.supervisor.layers import layered
+from asyncdistil.supervisor.layers import Chosen, layered
 from asyncdistil.supervisor.leaf import LeafOperator
 from asyncdistil.supervisor.operator import Memory, Operator, StepOperator
 from asyncdistil.supervisor.progress import StepProgress
-from asyncdistil.supervisor.reuse import BatchMemory, DigestReader, RowMemory, generator_chain
+from asyncdistil.supervisor.reuse import (
+    BatchMemory,
+    DigestReader,
+    RowMemory,
+    generator_chain,
+    taken,
+)
 from asyncdistil.supervisor.router import RouterOperator
 from asyncdistil.supervisor.source import SourceOperator
 from asyncdistil.supervisor.state import RunState
@@ -143,8 +150,10 @@ class Builder:
         if step.reuse == "own_run":
             commits = [(lsn, commit) for lsn, commit in commits if commit.run == self._state.run]
         if step.concurrency:
+            judged = self._judged
             for _, commit in commits:
-                self._state.claims.take(commit.samples)
+                retried = self._state.plan.retry_failed and commit.run != judged
+                self._state.claims.take(taken(commit) if retried else commit.samples)
         return commits
 
     def _of_runs(self, layer: Layer) -> Sequence[tuple[Lsn, Commit]]:
@@ -154,8 +163,12 @@ class Builder:
     def _layer(self, step: StepPlan, layer: Layer) -> Memory | None:
         commits = self._of_runs(layer)
         if step.concurrency:
-            for _, commit in commits:
-                self._state.claims.take(commit.samples)
+            chosen = Chosen([each for one in step.layers for each in one.rows])
+            for lsn, commit in commits:
+                # A step that takes nothing from other runs would store its own in their place.
+                again = partial(chosen.holds, lsn)
+                free = step.reuse == "any"
+                self._state.claims.take(taken(commit, again) if free else commit.samples)
         return self._memory_of(
             step, commits, retry=layer.retry_failed, judged=RunId(layer.judged) or None
         )
@@ -169,8 +182,13 @@ class Builder:
         return SourceOperator(step, self._state, chain, complete=complete)
 
     def _memory(self, step: StepPlan, commits: Sequence[tuple[Lsn, Commit]]) -> Memory | None:
-        judged = self._state.run if self._state.plan.failures_stand else None
-        return self._memory_of(step, commits, retry=self._state.plan.retry_failed, judged=judged)
+        retry = self._state.plan.retry_failed
+        return self._memory_of(step, commits, retry=retry, judged=self._judged)
+
+    @property
+    def _judged(self) -> RunId | None:
+        """The run itself, where failures of its own are not tried again."""
+        return self._state.run if self._state.plan.failures_stand else None
 
     def _memory_of(
         self,

@@ -19,7 +19,7 @@ from asyncdistil.supervisor.chunk import Chunk, cut
 from asyncdistil.supervisor.operator import Memory
 from asyncdistil.supervisor.reuse import Hit, Match
 
-Rows = Sequence[tuple[Lsn, int, int]]
+Rows = Sequence[tuple[int, int, int]]
 
 
 class LayeredMemory:
@@ -32,7 +32,7 @@ class LayeredMemory:
 
     def __init__(self, memories: Sequence[Memory | None], rows: Sequence[Rows]) -> None:
         self._layers = [
-            (memory, _Chosen(chosen)) for memory, chosen in zip(memories, rows, strict=True)
+            (memory, Chosen(chosen)) for memory, chosen in zip(memories, rows, strict=True)
         ]
 
     def match(self, chunk: Chunk) -> list[Match]:
@@ -48,13 +48,17 @@ class LayeredMemory:
         return matches
 
 
-class _Chosen:
+class Chosen:
     """Rows of commits, to be looked up."""
 
     def __init__(self, rows: Rows) -> None:
         self._ranges: defaultdict[Lsn, list[tuple[int, int]]] = defaultdict(list)
         for lsn, start, stop in sorted(rows):
-            self._ranges[lsn].append((start, stop))
+            self._ranges[Lsn(lsn)].append((start, stop))
+
+    def holds(self, lsn: Lsn, row: int) -> bool:
+        """Whether an input row of a commit is among them."""
+        return any(start <= row < stop for start, stop in self._ranges.get(lsn, ()))
 
     def within(self, hit: Hit) -> Iterator[tuple[int, int]]:
         """Ranges of the hit's commit that reach into the hit, in order."""
@@ -66,7 +70,7 @@ class _Chosen:
             yield max(start, hit.start), min(stop, hit.stop)
 
 
-def _without(match: Match, chosen: _Chosen) -> Iterator[Match]:
+def _without(match: Match, chosen: Chosen) -> Iterator[Match]:
     """Cut a match where its stored work must not stand."""
     hit = match.hit
     if hit is None:
@@ -179,4 +183,4 @@ def layered(
     memories = [memory_of(layer) for layer in layers]
     if all(memory is None for memory in memories):
         return None
-    return LayeredMemory(memories, [[(Lsn(lsn), a, b) for lsn, a, b in x.rows] for x in layers])
+    return LayeredMemory(memories, [layer.rows for layer in layers])

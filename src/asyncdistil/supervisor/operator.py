@@ -233,6 +233,7 @@ class StepOperator:
             samples=result.samples,
             worker=worker,
             at_seconds=self._state.run_seconds,
+            spare=result.spare,
         )
         return self._state.append(self._last_commit)
 

@@ -65,6 +65,19 @@ def output_range(commit: Commit, start: int, stop: int) -> tuple[int, int]:
     return bisect_left(origins.index, start), bisect_left(origins.index, stop)
 
 
+def taken(
+    commit: Commit, again: Callable[[int], bool] = lambda row: True
+) -> Sequence[tuple[bytes, int]]:
+    """Samples of a commit that nobody may take any more.
+
+    Args:
+        commit: Some of its rows failed and are tried again.
+        again: Says of an input row that failed whether it is: it finds its good answers free.
+    """
+    free = {position for row, position in commit.spare if again(row)}
+    return [sample for position, sample in enumerate(commit.samples) if position not in free]
+
+
 def replay(chunk: Chunk, hit: Hit) -> tuple[Chunk | None, tuple[RowFailure, ...]]:
     """The output that a hit gives for a chunk of as many rows; ``None`` if no row came out.
 

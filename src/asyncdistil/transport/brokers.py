@@ -10,7 +10,7 @@ in flight on one event loop and each books on its own account.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
@@ -100,12 +100,15 @@ class Ledger:
         usage: Model calls so far.
         samples: Memo keys and the sample numbers taken from their pools.
         wrote_memo: Whether memo files must be synced before the commit.
+        spare: Input row and position in ``samples`` of those that the row may take again when it is
+            tried again: good answers beside a bad one.
     """
 
     lease: int = 0
     usage: Usage | None = None
     samples: list[tuple[bytes, int]] = field(default_factory=list)
     wrote_memo: bool = False
+    spare: list[tuple[int, int]] = field(default_factory=list)
 
     def add_usage(self, usage: Usage) -> None:
         """Add the figures of one or more calls."""
@@ -115,10 +118,16 @@ class Ledger:
         """Record that these samples of ``key`` went into the result."""
         self.samples.extend((key, number) for number in numbers)
 
-    def merge(self, other: Ledger) -> None:
-        """Add everything that ``other`` recorded."""
+    def give_back(self, samples: Iterable[tuple[bytes, int]]) -> None:
+        """Record that the row failed in spite of these samples of it."""
+        self.spare.extend((0, self.samples.index(each)) for each in samples if each in self.samples)
+
+    def merge(self, other: Ledger, *, row: int = 0) -> None:
+        """Add everything that ``other`` recorded, of input row ``row`` of this work."""
         if other.usage is not None:
             self.add_usage(other.usage)
+        before = len(self.samples)
+        self.spare.extend((row + its, before + position) for its, position in other.spare)
         self.samples.extend(other.samples)
         self.wrote_memo = self.wrote_memo or other.wrote_memo
 

@@ -164,6 +164,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True, tag=34, gc=False):
         usage: Model calls, if any.
         samples: Memo keys and sample numbers taken from pools.
         wrote_memo: Whether memo files must be synced before the commit.
+        spare: As in `Commit`, relative to ``start``.
     """
 
     lease: int
@@ -178,6 +179,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True, tag=34, gc=False):
     usage: Usage | None = None
     samples: tuple[tuple[bytes, int], ...] = ()
     wrote_memo: bool = False
+    spare: tuple[tuple[int, int], ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=35):

@@ -194,6 +194,7 @@ class Bench:
             ledger.usage,
             tuple(ledger.samples),
             ledger.wrote_memo,
+            tuple(ledger.spare),
         )
 
     def _complete(self, lease: Lease, position: int, entry: Entry) -> Entry:

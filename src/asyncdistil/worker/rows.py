@@ -228,9 +228,9 @@ class RowExecutor:
             while stop < count and state[stop] == _DONE:
                 stop += 1
             ledger = Ledger()
-            for each in entry.ledgers[start:stop]:
+            for row, each in enumerate(entry.ledgers[start:stop]):
                 if each is not None:
-                    ledger.merge(each)
+                    ledger.merge(each, row=row)
             made = entry.entries[start:stop]
             self._bench.mailbox.post(
                 self._bench.record_entries(entry.lease, start, made, ledger, seconds)

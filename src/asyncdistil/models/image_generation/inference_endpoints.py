@@ -106,7 +106,7 @@ class InferenceEndpointsImageGeneration(Service, AsyncImageGenerationModel):
             accept=ACCEPTED,
             several=False,
         )
-        return [output_of([reply]) for reply in replies]
+        return [output_of([reply]) for reply in replies.values()]
 
     async def _one(self, body: bytes) -> Reply:
         async def send() -> tuple[Reply, int]:

@@ -119,7 +119,7 @@ class OpenAIImageGeneration(Service, AsyncImageGenerationModel):
             deterministic=False,
             accept=ACCEPTED,
         )
-        return [output_of(replies)]
+        return [output_of([*replies.values()])]
 
     async def _fetch(self, body: Mapping[str, Any]) -> list[Reply]:
         content = as_json(body)

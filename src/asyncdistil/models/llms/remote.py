@@ -28,6 +28,7 @@ from asyncdistil.models.typing import (
     FormattedInput,
     GenerateOutput,
     Logprob,
+    Sample,
     StandardInput,
     StructuredOutputType,
 )
@@ -58,6 +59,13 @@ class Reading(NamedTuple):
 
     text: str | None
     logprobs: list[list[Logprob]] | None = None
+
+
+class _Drawn(NamedTuple):
+    """A reply, and the samples that were claimed for it."""
+
+    reply: Reply
+    samples: tuple[Sample, ...]
 
 
 class RemoteLLM(Service, AsyncLLM):
@@ -132,26 +140,31 @@ class RemoteLLM(Service, AsyncLLM):
         """Get answers to a request, from the memo as far as it has them, and read them."""
         structure = request.structure
         left = structure.repairs if structure else 0
-        replies = await self._replies(request, num_generations, temperature, turns_left=left)
+        drawn = await self._replies(request, num_generations, temperature, turns_left=left)
         texts: list[str | None] = []
         failures: list[Failure | None] = []
         logprobs: list[Any] = []
-        for reply in replies:
-            reply, reading, failure = await self._settle(request, reply, temperature)
+        samples: list[tuple[Sample, ...]] = []
+        for one in drawn:
+            reading, failure, taken = await self._settle(request, one, temperature)
             texts.append(None if failure else reading.text)
             failures.append(failure)
             logprobs.append(reading.logprobs)
-        return prepare_output(
+            samples.append(taken)
+        output = prepare_output(
             texts,
-            [reply.input_tokens for reply in replies],
-            [reply.output_tokens for reply in replies],
+            [one.reply.input_tokens for one in drawn],
+            [one.reply.output_tokens for one in drawn],
             logprobs if any(logprobs) else None,
             failures,
         )
+        if any(samples):
+            output["samples"] = samples
+        return output
 
     async def _replies(
         self, request: Request, count: int, temperature: float | None, *, turns_left: int
-    ) -> list[Reply]:
+    ) -> list[_Drawn]:
         """Get samples of a request; a stored one that would fail its row is asked for again.
 
         Args:
@@ -180,7 +193,7 @@ class RemoteLLM(Service, AsyncLLM):
         async def fetch(wanted: int) -> list[Reply]:
             return await self._fetch(request, wanted)
 
-        return await self._memoized.samples(
+        replies = await self._memoized.samples(
             key,
             count,
             fetch,
@@ -190,6 +203,11 @@ class RemoteLLM(Service, AsyncLLM):
             fits=fits,
             several=self._several_per_request,
         )
+        claimed = stored and not shared
+        return [
+            _Drawn(reply, ((key.digest, number),) if claimed else ())
+            for number, reply in replies.items()
+        ]
 
     def _complaint(self, structure: Structure | None, reply: Reply) -> str:
         """What is wrong with the structure of a reply; empty if nothing is."""
@@ -248,18 +266,23 @@ class RemoteLLM(Service, AsyncLLM):
         ]
 
     async def _settle(
-        self, request: Request, reply: Reply, temperature: float | None
-    ) -> tuple[Reply, Reading, Failure | None]:
-        """Read a reply; if its structure is wrong and turns are left, ask again."""
+        self, request: Request, drawn: _Drawn, temperature: float | None
+    ) -> tuple[Reading, Failure | None, tuple[Sample, ...]]:
+        """Read a reply; if its structure is wrong and turns are left, ask again.
+
+        Returns:
+            What stands in it, why it is no answer, and the samples that it took in all turns.
+        """
+        reply, taken = drawn
         structure = request.structure
         repairs = structure.repairs if structure else 0
         for turn in range(repairs + 1):
             if (failure := self._judged(reply)) is not None:
-                return reply, Reading(None), failure
+                return Reading(None), failure, taken
             reading = self._read(reply)
             complaint = structure.complaint(reading.text or "") if structure else ""
             if structure is None or not complaint:
-                return reply, reading, None
+                return reading, None, taken
             if turn == repairs or reply.outcome != "ok":
                 break  # an answer cut off at the limit would be cut off again
             if "messages" not in request.body:
@@ -269,7 +292,8 @@ class RemoteLLM(Service, AsyncLLM):
             again = await self._replies(request, 1, temperature, turns_left=left)
             if not again:
                 break
-            reply = again[0]
+            reply, more = again[0]
+            taken += more
         cut = "the answer was cut off at the length limit, and " if reply.outcome != "ok" else ""
         failure = Failure(
             kind="asyncdistil.errors.ModelReplyError",
@@ -277,7 +301,7 @@ class RemoteLLM(Service, AsyncLLM):
             attempts=turn + 1,
             detail=reading.text or "",
         )
-        return reply, reading, failure
+        return reading, failure, taken
 
     def _repaired(
         self, request: Request, structure: Structure, answer: str, complaint: str

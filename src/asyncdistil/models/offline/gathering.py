@@ -55,7 +55,7 @@ class Gathering(Memoized):
         request: Any = None,
         fits: Callable[[Reply], bool] = lambda reply: True,
         several: bool = True,
-    ) -> list[Reply]:
+    ) -> dict[int, Reply]:
         """Get samples of a request: from the store, else by a batch.
 
         Args:
@@ -77,7 +77,7 @@ class Gathering(Memoized):
             self._look_around()
             replies = await asyncio.gather(*futures.values())
             found.update((n, r) for n, r in zip(futures, replies, strict=True) if r is not None)
-        return [found[number] for number in numbers if number in found]
+        return {number: found[number] for number in numbers if number in found}
 
     async def hold(self, desk: Desk, questions: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         """Put questions and give their answers, in order.

@@ -17,13 +17,14 @@ from asyncdistil.graph.plan import StepKind
 from asyncdistil.mixins import RUNTIME_PARAMETER
 from asyncdistil.models import loop
 from asyncdistil.models.llms.base import LLM, AsyncLLM
+from asyncdistil.models.memoized import give_back
 from asyncdistil.models.output import FATAL
 from asyncdistil.models.typing import ChatType, FormattedInput, GenerateOutput
 from asyncdistil.steps.base import BaseStep
 from asyncdistil.steps.generator import GeneratorStep
 from asyncdistil.steps.global_step import GlobalStep
 from asyncdistil.steps.metadata import METADATA_COLUMN
-from asyncdistil.steps.rows import Entries, Entry, FailedRow
+from asyncdistil.steps.rows import Entries, Entry, FailedRow, has_failed
 from asyncdistil.steps.step import Step, flat
 from asyncdistil.steps.tasks import prompts
 from asyncdistil.steps.tasks.dialogue import (
@@ -262,7 +263,11 @@ class BaseTask(BaseStep):
         """
         formatted = self.format_input(row)
         reply = yield from ask(self.asked(formatted), self.num_generations)
-        return self.entry(row, self.answers(reply, row, formatted))
+        answers = self.answers(reply, row, formatted)
+        entry = self.entry(row, answers)
+        if has_failed(entry):
+            give_back(reply, [answer.failure is None for answer in answers])
+        return entry
 
     def guarded(self, row: Row) -> Dialogue[Entry]:
         """`dialogue`, with whatever it raises made a failed row."""

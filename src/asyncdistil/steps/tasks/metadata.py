@@ -8,7 +8,7 @@ from typing import Any
 from asyncdistil.models.typing import GenerateOutput
 from asyncdistil.steps.metadata import METADATA_COLUMN, merge_metadata
 
-_NOT_EXTRA = frozenset({"generations", "statistics", "failures"})
+_NOT_EXTRA = frozenset({"generations", "statistics", "failures", "samples"})
 
 
 def merged(earlier: Any) -> dict[str, Any]:
