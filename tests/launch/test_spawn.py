@@ -19,6 +19,7 @@ import uvloop
 
 from asyncdistil.errors import WorkerError
 from asyncdistil.launch import WorkerProcess, process, spawn, stop
+from asyncdistil.launch.output import OutputReader
 from asyncdistil.transport.messages import LogLine
 
 pytestmark = pytest.mark.anyio
@@ -245,6 +246,21 @@ async def test_a_grandchild_that_holds_the_output_open_delays_nobody(
     assert [line.text for line in lines] == ["bye"]
     os.kill(stray, signal.SIGKILL)
     worker.sock.close()
+
+
+async def test_the_end_of_a_worker_is_known_also_if_nobody_could_take_its_last_line() -> None:
+    def refuse(_line: LogLine) -> None:
+        raise BrokenPipeError
+
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"last\nwords")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = WorkerProcess(os.getpid(), ours, OutputReader(read_end, refuse))
+        with pytest.raises(BrokenPipeError):
+            worker.finished(3)
+        assert await worker.wait() == 3
+    os.close(write_end)
 
 
 async def test_stacks_can_be_asked_for(script: Callable[[str], dict[str, object]]) -> None:

@@ -35,9 +35,11 @@ class OutputReader:
 
     def finish(self) -> None:
         """Pass on what is still in the pipe and close it; a second call does nothing."""
-        while self._fd >= 0 and self._read_once():
-            pass
-        self._close()
+        try:
+            while self._fd >= 0 and self._read_once():
+                pass
+        finally:
+            self._close()
 
     def _read_once(self) -> bool:
         try:

@@ -62,8 +62,11 @@ class WorkerProcess:
     def finished(self, returncode: int) -> None:
         """Record the exit status; called once, by whoever reaped the process."""
         self.returncode = returncode
-        self._output.finish()
-        self._exited.set()
+        try:
+            self._output.finish()
+        finally:
+            # Also if whoever takes the lines raises: nobody may wait for the dead.
+            self._exited.set()
 
     def group(self) -> list[int]:
         """Living members of the process group, zombies left out."""

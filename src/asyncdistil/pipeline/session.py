@@ -119,7 +119,9 @@ class Session:
                 self._loop = runner.get_loop()
                 self._finished = runner.run(self._main())
         except BaseException as error:
-            self._error = _too_few_descriptors(error) or error
+            self._error = (
+                _too_few_descriptors(error) or _too_few_descriptors(error.__cause__) or error
+            )
         finally:
             self.ended.set()
 
@@ -138,7 +140,7 @@ class Session:
             await launcher.close()
 
 
-def _too_few_descriptors(error: BaseException) -> StorageError | None:
+def _too_few_descriptors(error: BaseException | None) -> StorageError | None:
     """An error that says what to do, if the process may open no more files.
 
     Below a dozen or so the loop itself can't be made, nor a module be read.

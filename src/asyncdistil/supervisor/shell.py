@@ -12,10 +12,11 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from asyncdistil.batch import Lsn, RowSlice, StepName
 from asyncdistil.clock import Clock, SystemClock
-from asyncdistil.errors import AsyncDistilError, LogError
+from asyncdistil.errors import AsyncDistilError, LogError, RunStopped, said_by
 from asyncdistil.log import Store
 from asyncdistil.log.events import Emit
 from asyncdistil.supervisor.commands import Kill, Publish, Send, Spawn, WorkerId
@@ -97,7 +98,7 @@ class Shell:
         self._drain_deadline: float | None = None
         self._log_broken = False
         self._diverged: StepName | None = None
-        self._crash: BaseException | None = None
+        self._broken_display: Exception | None = None
         self._last_event_seconds = 0.0
         self._last_tick_seconds = 0.0
         self._loop = asyncio.get_running_loop()
@@ -115,7 +116,11 @@ class Shell:
     # --- the run -----------------------------------------------------------------------------
 
     async def run(self) -> Outcome:
-        """Run to the end, or to a resumable stop. Every worker is gone when this returns."""
+        """Run to the end, or to a resumable stop. Every worker is gone when this returns.
+
+        Raises:
+            Exception: What ``on_turn`` raised.
+        """
         store, loop, machine = self._store, self._loop, self._machine
 
         def durable(lsn: Lsn) -> None:
@@ -124,6 +129,7 @@ class Shell:
         def broken(error: LogError) -> None:
             loop.call_soon_threadsafe(self._fail_log, error)
 
+        loop.set_exception_handler(self._unhandled)
         store.start_syncing(durable, broken)
         machine.start_early()
         self._last_event_seconds = self._last_tick_seconds = self._clock.monotonic()
@@ -133,10 +139,11 @@ class Shell:
             await self._ended.wait()
         finally:
             self._ended.set()
-            completed = machine.state.stop is None and self._crash is None
+            completed = machine.state.stop is None and self._broken_display is None
             await self._workers.end(_GRACE_SECONDS if completed else _STOPPED_GRACE_SECONDS)
-        if self._crash is not None:
-            raise self._crash
+            loop.set_exception_handler(None)
+        if self._broken_display is not None:
+            raise self._broken_display
         return Outcome(
             emits=[leaf.emitted for leaf in machine.leaves if leaf.emitted is not None],
             progress=machine.state.progress,
@@ -171,11 +178,15 @@ class Shell:
         try:
             machine.turn(self._clock.monotonic())
             self._act()
+        except Exception as error:
+            self._crashed(error)
+            return
+        try:
             if self._on_turn is not None:
                 self._on_turn(machine.state.progress)
         except Exception as error:
-            # A bug in the supervising code, or in a display, must not leave the run hanging.
-            self._crashed(error)
+            self._broken_display = error
+            self._ended.set()
             return
         if machine.finished or self._log_broken or self._diverged:
             self._ended.set()
@@ -260,8 +271,29 @@ class Shell:
         self._log_broken = True
         self._ended.set()
 
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take what a callback raised: what it left undone, nobody would ever do."""
+        error = context.get("exception")
+        if "handle" in context and error is not None:
+            self._crashed(error)
+        else:
+            loop.default_exception_handler(context)
+
     def _crashed(self, error: BaseException) -> None:
-        self._crash = self._crash or error
+        """End a run in which a fault of ours, or a log handler of the caller, was met."""
+        if self._ended.is_set():
+            # How it ends is settled: what was computed must not be called unfinished over this.
+            _log.error("while the run ended: %s", said_by(error), exc_info=error)
+            return
+        if not isinstance(error, AsyncDistilError):
+            text = f"{type(error).__name__}: {said_by(error)}"
+            stop = RunStopped(
+                f"the run met an error that nobody expected ({text}). Every finished batch is "
+                "kept: run it again and it goes on from there; if it stops so again, report it."
+            )
+            stop.__cause__ = error
+            error = stop
+        self._machine.state.fail(error)
         self._ended.set()
 
     # --- time --------------------------------------------------------------------------------
