@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from asyncdistil.models import OllamaLLM, OpenAILLM
 from asyncdistil.pipeline import Pipeline
 from asyncdistil.steps import LoadDataFromDicts, StepResources
 from asyncdistil.steps.tasks import TextGeneration
+from asyncdistil.supervisor import shell
 from asyncdistil.testing.chaos import Fault, Seen, first_attempts
 from asyncdistil.testing.crash import Scene
 from asyncdistil.testing.model_server import ModelServer
@@ -281,6 +284,29 @@ def test_a_service_that_goes_away_stops_the_run_and_a_rerun_asks_what_is_missing
             generated(cache, patient, count, input_batch_size=7)
         assert server.url in str(caught.value)
         assert "run again" in str(caught.value)
+        server.script = None
+        rows = generated(cache, patient, count, input_batch_size=7)
+        assert [row["n"] for row in rows] == list(range(count))
+        assert answered(server) == Counter(range(count))
+
+
+@pytest.mark.parametrize("fault", ["reset", "503", "429"])
+def test_an_interrupt_does_not_wait_for_a_service_that_fails_and_keeps_what_it_answered(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    # Whoever waited for what workers hold would wait for ever.
+    monkeypatch.setattr(shell, "DRAIN_SECONDS", math.inf)
+    count, before = 40, 15
+
+    def gone(seen: Seen) -> Fault | None:
+        if seen.ordinal == before + 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Fault(fault) if seen.ordinal >= before else None
+
+    with ModelServer(script=gone) as server:
+        patient = model(server, max_retries=1000, max_concurrency=4)
+        with pytest.raises(KeyboardInterrupt, match="run it again and it goes on"):
+            generated(cache, patient, count, input_batch_size=7)
         server.script = None
         rows = generated(cache, patient, count, input_batch_size=7)
         assert [row["n"] for row in rows] == list(range(count))

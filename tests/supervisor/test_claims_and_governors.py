@@ -72,6 +72,22 @@ def test_a_closed_governor_grants_nothing_and_says_why() -> None:
     assert answer.wait_seconds > 0
 
 
+def test_a_run_that_ends_waits_for_requests_under_way_and_not_for_a_service_that_fails() -> None:
+    governors, worker = Governors(), WorkerId(1)
+    assert not governors.waits_in_vain(worker)
+    assert governors.answer(worker, PermitRequest("g", wanted=2), 0.0).permits == 2
+    governors.wind_down()
+    governors.answer(worker, PermitRequest("g", wanted=0, returned=1, failed=1), 0.1)
+    assert not governors.waits_in_vain(worker)
+    answer = governors.answer(worker, PermitRequest("g", wanted=1, returned=1, failed=1), 0.2)
+    assert (answer.permits, answer.reason) == (0, "the run ends, and the service keeps failing")
+    assert governors.waits_in_vain(worker)
+    # Another worker is answered: rows that are held may be finished.
+    governors.answer(WorkerId(2), PermitRequest("g", wanted=0, returned=1, succeeded=1), 0.3)
+    assert not governors.waits_in_vain(worker)
+    assert governors.answer(worker, PermitRequest("g", wanted=1), 0.4).permits == 1
+
+
 def test_a_spent_budget_stops_the_run_and_says_what_was_spent() -> None:
     run = state(budget_microusd=1_000_000)
     run.spent(NAME, Usage(requests=1, cost_microusd=600_000))

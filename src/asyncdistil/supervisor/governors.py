@@ -19,11 +19,25 @@ class Governors:
 
     def __init__(self) -> None:
         self._pools: dict[str, Pool] = {}
+        self._asked: dict[WorkerId, set[str]] = {}
         self._closed = ""
+        self._winding_down = False
 
     def close(self, reason: str) -> None:
         """Grant nothing more: what is in flight may end, nothing new is sent."""
         self._closed = reason
+
+    def wind_down(self) -> None:
+        """Grant nothing more for services that fail: the run does not wait for them to return."""
+        self._winding_down = True
+
+    def waits_in_vain(self, worker: WorkerId) -> bool:
+        """Whether a service that a worker asks fails, and no request of the worker is under way.
+
+        What the worker holds then costs nothing but the time until the service is back.
+        """
+        pools = [self._pools[governor] for governor in self._asked.get(worker, ())]
+        return any(p.failing for p in pools) and not any(p.held.get(worker) for p in pools)
 
     def answer(self, worker: WorkerId, request: PermitRequest, now_seconds: float) -> Granted:
         """Take a report and answer the question in it."""
@@ -34,14 +48,19 @@ class Governors:
             limits = RateLimits(*request.limits)
             start = float(limits.concurrent or START)
             pool = self._pools[request.governor] = Pool(limits, limit=start)
+        self._asked.setdefault(worker, set()).add(request.governor)
         granted = pool.on(request, now_seconds, holder=worker)
-        if self._closed and granted.permits:
+        closed = self._closed
+        if self._winding_down and pool.failing:
+            closed = closed or "the run ends, and the service keeps failing"
+        if closed and granted.permits:
             pool.on(_returned(request.governor, granted.permits), now_seconds, holder=worker)
-            return Granted(request.governor, 0, _CLOSED_WAIT_SECONDS, self._closed)
+            return Granted(request.governor, 0, _CLOSED_WAIT_SECONDS, closed)
         return granted
 
     def forget(self, worker: WorkerId) -> None:
         """Take back what a dead worker held."""
+        self._asked.pop(worker, None)
         for pool in self._pools.values():
             pool.forget(worker)
 

@@ -317,8 +317,18 @@ class Machine:
         return all(operator.done for operator in self._order)
 
     @property
+    def drained(self) -> bool:
+        """Whether no worker holds anything that is worth waiting for in a run that is to end."""
+        return not any(
+            member.rows and not self.state.governors.waits_in_vain(member.number)
+            for operator in self._order
+            if isinstance(operator, StepOperator)
+            for member in operator.crew.members.values()
+        )
+
+    @property
     def idle(self) -> bool:
-        """Whether no worker holds anything, so that a draining run may end."""
+        """Whether no worker holds anything."""
         return not any(
             operator.crew.in_flight()
             for operator in self._order

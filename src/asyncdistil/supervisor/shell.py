@@ -228,7 +228,7 @@ class Shell:
         if self._drain_deadline is None:
             self._machine.state.draining = True
             self._drain_deadline = now + DRAIN_SECONDS
-        if self._machine.idle or now >= self._drain_deadline:
+        if self._machine.drained or now >= self._drain_deadline:
             self._ended.set()
 
     # --- what happens ------------------------------------------------------------------------

@@ -102,6 +102,7 @@ class RunState:
         if self.stop is None:
             self.stop = error
         self.draining = True
+        self.governors.wind_down()
 
     def replayed(self, lineage: bytes, lsn: Lsn) -> None:
         """Note a replayed commit; the notes become REUSE records, which pin what they name."""

@@ -195,6 +195,11 @@ class Pool:
         """Permits out."""
         return sum(self.held.values())
 
+    @property
+    def failing(self) -> bool:
+        """Whether all that came back since the last success was trouble."""
+        return self._troubled_since is not None
+
     def on(self, request: PermitRequest, now: float, holder: int = 0) -> Granted:
         """Learn from a report and answer the question in it.
 
