@@ -16,9 +16,15 @@ from typing import Any
 
 import pytest
 
-from asyncdistil.errors import ModelAuthError, ModelNotFound, ModelOutage, ModelRateLimited
+from asyncdistil.errors import (
+    BudgetExhausted,
+    ModelAuthError,
+    ModelNotFound,
+    ModelOutage,
+    ModelRateLimited,
+)
 from asyncdistil.models import OllamaLLM, OpenAILLM
-from asyncdistil.pipeline import Pipeline
+from asyncdistil.pipeline import Budget, Pipeline
 from asyncdistil.steps import LoadDataFromDicts, StepResources
 from asyncdistil.steps.tasks import TextGeneration
 from asyncdistil.supervisor import shell
@@ -69,10 +75,12 @@ def model(server: ModelServer, **options: Any) -> OpenAILLM:
     return OpenAILLM(model="stand-in", base_url=server.url, api_key="any", **options)
 
 
-def generated(cache: Path, llm: OpenAILLM, count: int, **options: Any) -> list[dict[str, Any]]:
+def generated(
+    cache: Path, llm: OpenAILLM, count: int, *, budget: Budget | None = None, **options: Any
+) -> list[dict[str, Any]]:
     with Pipeline(name="served", cache_dir=cache) as pipeline:
         LoadDataFromDicts(data=questions(count)) >> TextGeneration(llm=llm, **options)
-    return list(pipeline.run()["default"]["train"])
+    return list(pipeline.run(budget=budget)["default"]["train"])
 
 
 def test_a_run_killed_with_a_hundred_calls_in_flight_repeats_at_most_these(tmp_path: Path) -> None:
@@ -309,6 +317,21 @@ def test_an_interrupt_does_not_wait_for_a_service_that_fails_and_keeps_what_it_a
             generated(cache, patient, count, input_batch_size=7)
         server.script = None
         rows = generated(cache, patient, count, input_batch_size=7)
+        assert [row["n"] for row in rows] == list(range(count))
+        assert answered(server) == Counter(range(count))
+
+
+def test_a_run_whose_budget_is_spent_does_not_wait_for_rows_that_may_not_be_asked(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shell, "DRAIN_SECONDS", math.inf)
+    count = 60
+    with ModelServer() as server:
+        llm = model(server, max_concurrency=4)
+        with pytest.raises(BudgetExhausted):
+            generated(cache, llm, count, budget=Budget(tokens=100), input_batch_size=50)
+        assert answered(server).total() < count
+        rows = generated(cache, llm, count, input_batch_size=50)
         assert [row["n"] for row in rows] == list(range(count))
         assert answered(server) == Counter(range(count))
 

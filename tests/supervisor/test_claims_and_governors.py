@@ -88,6 +88,18 @@ def test_a_run_that_ends_waits_for_requests_under_way_and_not_for_a_service_that
     assert governors.answer(worker, PermitRequest("g", wanted=1), 0.4).permits == 1
 
 
+def test_who_is_granted_nothing_is_waited_for_until_all_answers_must_have_been_told() -> None:
+    governors, worker = Governors(), WorkerId(1)
+    assert governors.answer(worker, PermitRequest("g", wanted=2), 0.0).permits == 2
+    governors.close("enough")
+    for moment in (0.1, 0.2):
+        answered = PermitRequest("g", wanted=5, returned=1, succeeded=1)
+        answer = governors.answer(worker, answered, moment)
+        assert not governors.waits_in_vain(worker)
+    governors.answer(worker, PermitRequest("g", wanted=5), 0.2 + answer.wait_seconds)
+    assert governors.waits_in_vain(worker)
+
+
 def test_a_spent_budget_stops_the_run_and_says_what_was_spent() -> None:
     run = state(budget_microusd=1_000_000)
     run.spent(NAME, Usage(requests=1, cost_microusd=600_000))

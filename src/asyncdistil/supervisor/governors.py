@@ -20,6 +20,7 @@ class Governors:
     def __init__(self) -> None:
         self._pools: dict[str, Pool] = {}
         self._asked: dict[WorkerId, set[str]] = {}
+        self._denied: dict[WorkerId, int] = {}
         self._closed = ""
         self._winding_down = False
 
@@ -32,12 +33,15 @@ class Governors:
         self._winding_down = True
 
     def waits_in_vain(self, worker: WorkerId) -> bool:
-        """Whether a service that a worker asks fails, and no request of the worker is under way.
+        """Whether a worker waits for what won't come, while no request of its is under way.
 
-        What the worker holds then costs nothing but the time until the service is back.
+        A service that it asks fails; or permits were refused to it for long enough that it has
+        reported every row that was answered before.
         """
         pools = [self._pools[governor] for governor in self._asked.get(worker, ())]
-        return any(p.failing for p in pools) and not any(p.held.get(worker) for p in pools)
+        if any(pool.held.get(worker) for pool in pools):
+            return False
+        return self._denied.get(worker, 0) > 1 or any(pool.failing for pool in pools)
 
     def answer(self, worker: WorkerId, request: PermitRequest, now_seconds: float) -> Granted:
         """Take a report and answer the question in it."""
@@ -55,12 +59,16 @@ class Governors:
             closed = closed or "the run ends, and the service keeps failing"
         if closed and granted.permits:
             pool.on(_returned(request.governor, granted.permits), now_seconds, holder=worker)
+            # Counted from its last answer on, so that the second is a wait later.
+            idle = not pool.held.get(worker)
+            self._denied[worker] = self._denied.get(worker, 0) + 1 if idle else 0
             return Granted(request.governor, 0, _CLOSED_WAIT_SECONDS, closed)
         return granted
 
     def forget(self, worker: WorkerId) -> None:
         """Take back what a dead worker held."""
         self._asked.pop(worker, None)
+        self._denied.pop(worker, None)
         for pool in self._pools.values():
             pool.forget(worker)
 
