@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import fastapi
 import httpx
 import pytest
 
-from asyncdistil.errors import StoreLocked
+from asyncdistil.errors import CorruptRecord, StoreLocked
 from asyncdistil.pipeline import Pipeline
+from asyncdistil.pipeline.stream import Stream
 from asyncdistil.steps import GeneratorStep, LoadDataFromDicts, Step, StepInput
+from asyncdistil.supervisor import shell
 from asyncdistil.typing import GeneratorStepOutput, StepOutput
 
 FOUR = [{"n": n} for n in range(4)]
@@ -222,6 +225,85 @@ def test_a_stream_gives_rows_while_the_run_goes_on_and_stops_with_its_reader(
     assert found == list(range(1, 41)) == sums(distiset)
     assert distiset.report["resumed"]
     assert sorted(first + journal.rows().get("gated", [])) == list(range(40))
+
+
+async def left_by_break(pipeline: Pipeline, _gate: Path) -> None:
+    async for _ in pipeline.astream():
+        break
+
+
+async def left_by_an_error(pipeline: Pipeline, _gate: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async for batch in pipeline.astream():
+            assert len(batch) / 0
+
+
+async def left_by_a_cancellation(pipeline: Pipeline, gate: Path) -> None:
+    async def read() -> None:
+        async for _ in pipeline.astream():
+            pass
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        await reached(gate)
+        group.cancel_scope.cancel()
+
+
+async def left_to_the_collector(pipeline: Pipeline, _gate: Path) -> None:
+    stream = pipeline.astream()
+    await anext(stream)
+    del stream
+
+
+KEPT: list[Any] = []
+
+
+async def left_to_the_end_of_the_loop(pipeline: Pipeline, _gate: Path) -> None:
+    KEPT.append(pipeline.astream())
+    await anext(KEPT[0])
+
+
+async def left_by_rows_that_can_not_be_read(pipeline: Pipeline, _gate: Path) -> None:
+    def refuse(*_: Any) -> Any:
+        raise CorruptRecord("a disk that fails now and then")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Stream, "_read", refuse)
+        KEPT.append(pipeline.astream())
+        with pytest.raises(CorruptRecord):
+            await anext(KEPT[0])
+    with pytest.raises(StopAsyncIteration):
+        await anext(KEPT[0])
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize(
+    "leave",
+    [
+        left_by_break,
+        left_by_an_error,
+        left_by_a_cancellation,
+        left_to_the_collector,
+        left_to_the_end_of_the_loop,
+        left_by_rows_that_can_not_be_read,
+    ],
+)
+def test_a_run_ends_with_its_stream_however_that_is_left(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, leave: Any
+) -> None:
+    # The gate is closed: a run that went on, or waited for what its worker holds, would not end.
+    monkeypatch.setattr(shell, "DRAIN_SECONDS", 0.0)
+    gate = tmp_path / "gate"
+    on(backend, lambda: leave(gated(cache, gate), gate))
+    KEPT.clear()
+    left = [t for t in threading.enumerate() if t.name == "asyncdistil-supervisor"]
+    for thread in left:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in left)
+    gate.touch()
+    distiset = gated(cache, gate).run()
+    assert distiset.report["resumed"]
+    assert sums(distiset) == list(range(1, 41))
 
 
 def test_a_stream_of_an_unchanged_pipeline_gives_its_rows_too(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from asyncdistil.pipeline.pipeline import Pipeline
 
 
+_ABANDONED = "the end of the stream's reader"
+
+
 class StreamedBatch(list[Row]):
     """Durable rows of one leaf, in source order.
 
@@ -39,7 +42,11 @@ class StreamedBatch(list[Row]):
 
 
 class Stream:
-    """The rows of a run while it runs. Iterate over it; ``aclose()`` stops the run, resumable."""
+    """The rows of a run while it runs. Iterate over it; ``aclose()`` stops the run, resumable.
+
+    So does whatever fails in it, the end of the last reference to it, and the end of the loop in
+    which it was read. One that was left by ``break`` and is still referred to may be read on.
+    """
 
     def __init__(self, pipeline: Pipeline, options: RunOptions) -> None:
         self._pipeline = pipeline
@@ -48,6 +55,7 @@ class Stream:
             queue.SimpleQueue()
         )
         self._session: Session | None = None
+        self._guard: AsyncGenerator[None] | None = None
         self._reader: SegmentReader | None = None
         self._prepared: PreparedRun | None = None
         self._over = False
@@ -59,20 +67,20 @@ class Stream:
     async def __anext__(self) -> StreamedBatch:
         if self._over:
             raise StopAsyncIteration
-        session = self._started()
         try:
-            item = await anyio.to_thread.run_sync(self._arrived.get, abandon_on_cancel=True)
+            return await self._next()
+        except GeneratorExit:
+            self._request_stop()  # no loop is left to wait in
+            raise
         except BaseException:
+            # Also a cancellation: nobody may pay for rows that nobody reads.
             await self.aclose()
             raise
-        if item is None:
-            self._over = True
-            self._close_reader()
-            assert self._prepared is not None
-            self.distiset = to_distiset(self._prepared, session.result())
-            raise StopAsyncIteration
-        step, slices = item
-        return StreamedBatch(step, await anyio.to_thread.run_sync(self._read, slices))
+
+    def __del__(self) -> None:
+        # Where a loop runs, it closes the guard next, which waits for the end.
+        self._request_stop()
+        self._close_reader()
 
     def partial(self) -> Distiset:
         """The dataset as far as the run has come; from any thread, without holding it up.
@@ -88,14 +96,27 @@ class Stream:
     async def aclose(self) -> None:
         """Stop the run in order if it still goes on, and wait for its end."""
         self._over = True
-        session = self._session
-        if session is not None and not session.ended.is_set():
-            session.request_stop(interrupted("the end of the stream's reader"))
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(session.ended.wait)
+        if self._session is not None:
+            await _ended(self._session)
+        if self._guard is not None:
+            await self._guard.aclose()
         self._close_reader()
 
-    def _started(self) -> Session:
+    def _request_stop(self) -> None:
+        if self._session is not None and not self._session.ended.is_set():
+            self._session.request_stop(interrupted(_ABANDONED))
+
+    async def _next(self) -> StreamedBatch:
+        session = await self._started()
+        item = await anyio.to_thread.run_sync(self._arrived.get, abandon_on_cancel=True)
+        if item is None:
+            assert self._prepared is not None
+            self.distiset = to_distiset(self._prepared, session.result())
+            raise StopAsyncIteration
+        step, slices = item
+        return StreamedBatch(step, await anyio.to_thread.run_sync(self._read, slices))
+
+    async def _started(self) -> Session:
         if self._session is None:
             self._prepared = prepare(self._pipeline, self._options)
             arrived = self._arrived
@@ -104,14 +125,16 @@ class Stream:
                 arrived.put((step, slices))
 
             session = Session(self._prepared, on_rows=publish)
-            self._session = session
             session.start()
+            self._session = session
 
             def close() -> None:
                 session.ended.wait()
                 arrived.put(None)
 
             threading.Thread(target=close, daemon=True).start()
+            self._guard = _guard(session)
+            await anext(self._guard)
         return self._session
 
     def _read(self, slices: tuple[RowSlice, ...]) -> list[Row]:
@@ -127,3 +150,22 @@ class Stream:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+
+async def _guard(session: Session) -> AsyncGenerator[None]:
+    """Stop a session when this generator is closed.
+
+    A loop closes generators that nobody refers to any more, and all that are left at its own end.
+    """
+    try:
+        yield
+    finally:
+        await _ended(session)
+
+
+async def _ended(session: Session) -> None:
+    """Stop a session in order if it still goes on, and wait for its end."""
+    if not session.ended.is_set():
+        session.request_stop(interrupted(_ABANDONED))
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(session.ended.wait)
