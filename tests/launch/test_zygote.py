@@ -56,7 +56,7 @@ def nothing_is_left(both_loops_are_warm: None) -> Iterator[None]:
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """Write a worker module that the zygote of this test can import; gives its name."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
     def write(body: str) -> str:
         (tmp_path / "forked_under_test.py").write_text(HEAD + textwrap.dedent(body))
@@ -280,6 +280,26 @@ async def test_a_caller_that_is_cancelled_as_its_answer_comes_leaves_no_zombie(
     await stop(first, grace_seconds=0)
     first.sock.close()
     await zygote.close()
+
+
+async def test_a_forked_worker_that_can_not_be_watched_is_killed_and_another_is_started(
+    write: Callable[[str], str], tmp_path: Path
+) -> None:
+    name = write("sock.sendall(str(parent).encode()); sock.recv(1)")
+    # The kernel refuses one only where the whole machine has no room for another open file.
+    (tmp_path / "blind.py").write_text(
+        "import errno, os\n"
+        "def refused(*_): raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))\n"
+        "os.pidfd_open = refused\n"
+    )
+    zygote = await Zygote.start(["blind"])
+    worker = await zygote.spawn(name)
+    parent, forked = int(await say(worker)), psutil.Process(zygote.pid).children()
+    await stop(worker, grace_seconds=0)
+    worker.sock.close()
+    await zygote.close()
+    assert parent == os.getpid()
+    assert forked == []
 
 
 SUPERVISOR = """

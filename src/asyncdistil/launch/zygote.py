@@ -128,7 +128,14 @@ class _Zygote:
                 if settling >= 0:
                     os.close(settling)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            # Nobody would hear of its end, so nobody may get it.
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         self._pidfds[pidfd] = pid
         self._poll.register(pidfd, select.POLLIN)
         self._control.send(encode(Forked(order.number, pid)))
