@@ -11,7 +11,7 @@ import pytest
 from asyncdistil.testing.crash import Scene
 
 ROWS, SIZE = 200, 20
-LIMITS = (9, 11, 16, 22, 28)
+LIMITS = (3, 5, 9, 11, 16, 22, 28)
 """Each is too low for another part of a run; what it is that fails first may change."""
 
 SCRIPT = """

@@ -21,6 +21,7 @@ from asyncdistil.graph.drawing import Box, Link, draw_svg
 from asyncdistil.pipeline.after import AfterRuns
 from asyncdistil.pipeline.draft import group_names, set_parameters
 from asyncdistil.pipeline.files import InFiles
+from asyncdistil.pipeline.limits import limits_named
 from asyncdistil.pipeline.options import Budget, LoadGroups, OnCorruption, RunOptions, SyncMode
 from asyncdistil.pipeline.packages import all_parsed
 from asyncdistil.steps.base import BaseStep
@@ -240,6 +241,7 @@ class Pipeline(InFiles, AfterRuns):
 
     # --- runs ---------------------------------------------------------------------------------
 
+    @limits_named()
     def run(
         self,
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
@@ -265,10 +267,8 @@ class Pipeline(InFiles, AfterRuns):
         """
         from asyncdistil.pipeline import run as runs
 
-        return runs.run(
-            self,
-            _options(self, parameters, load_groups=load_groups, use_cache=use_cache, **options),
-        )
+        given = _options(self, parameters, load_groups=load_groups, use_cache=use_cache, **options)
+        return runs.run(self, given)
 
     async def arun(
         self,
@@ -281,13 +281,13 @@ class Pipeline(InFiles, AfterRuns):
 
         Arguments and errors are those of `run`.
         """
-        from asyncdistil.pipeline import run as runs
+        given = _options(self, parameters, load_groups=load_groups, use_cache=use_cache, **options)
+        with limits_named():
+            from asyncdistil.pipeline import run as runs
 
-        return await runs.arun(
-            self,
-            _options(self, parameters, load_groups=load_groups, use_cache=use_cache, **options),
-        )
+            return await runs.arun(self, given)
 
+    @limits_named()
     def astream(
         self,
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
@@ -304,10 +304,8 @@ class Pipeline(InFiles, AfterRuns):
         """
         from asyncdistil.pipeline.stream import Stream
 
-        return Stream(
-            self,
-            _options(self, parameters, load_groups=load_groups, use_cache=use_cache, **options),
-        )
+        given = _options(self, parameters, load_groups=load_groups, use_cache=use_cache, **options)
+        return Stream(self, given)
 
     def plan(
         self,

@@ -8,7 +8,6 @@ blocked, user code in it cannot delay the workers, and workers hang on a thread 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import sys
@@ -18,8 +17,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from asyncdistil.batch import RowSlice, RunId, StepName
-from asyncdistil.errors import AsyncDistilError, DataError, Interrupted, StorageError
+from asyncdistil.errors import AsyncDistilError, DataError, Interrupted
 from asyncdistil.launch import PreparedLauncher
+from asyncdistil.pipeline.limits import have_room_for_a_loop, too_few_descriptors
 from asyncdistil.pipeline.watch import WATCHER
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Session:
                 self._finished = runner.run(self._main())
         except BaseException as error:
             self._error = (
-                _too_few_descriptors(error) or _too_few_descriptors(error.__cause__) or error
+                too_few_descriptors(error) or too_few_descriptors(error.__cause__) or error
             )
         finally:
             self.ended.set()
@@ -138,20 +138,6 @@ class Session:
             return await supervision.supervise()
         finally:
             await launcher.close()
-
-
-def _too_few_descriptors(error: BaseException | None) -> StorageError | None:
-    """An error that says what to do, if the process may open no more files.
-
-    Below a dozen or so the loop itself can't be made, nor a module be read.
-    """
-    if not isinstance(error, OSError) or error.errno not in {errno.EMFILE, errno.ENFILE}:
-        return None
-    told = StorageError(
-        f"the run can't go on ({error.strerror}); raise `ulimit -n`, then run again"
-    )
-    told.__cause__ = error
-    return told
 
 
 def _described(prepared: PreparedRun) -> Mapping[str, Any] | None:
@@ -180,10 +166,16 @@ def _fill_standard_streams() -> None:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Makes the loop of a session.
+
+    Raises:
+        OSError: There are too few descriptors to make one.
+    """
     if sys.platform == "win32":
         return None
     import uvloop
 
+    have_room_for_a_loop()
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
 

@@ -14,6 +14,7 @@ import anyio.to_thread
 from asyncdistil.batch import Row, RowSlice, StepName
 from asyncdistil.distiset import Distiset
 from asyncdistil.log import SegmentReader, StoreReader
+from asyncdistil.pipeline.limits import limits_named
 from asyncdistil.pipeline.options import RunOptions
 from asyncdistil.pipeline.outcome import to_distiset
 from asyncdistil.pipeline.partial import partial
@@ -68,7 +69,8 @@ class Stream:
         if self._over:
             raise StopAsyncIteration
         try:
-            return await self._next()
+            with limits_named():
+                return await self._next()
         except GeneratorExit:
             self._request_stop()  # no loop is left to wait in
             raise
