@@ -191,6 +191,10 @@ def test_a_row_that_hangs_is_found_and_fails_alone(cache: Path, row_wise: bool) 
     distiset = run(cache, fault="sleeps", batch=2, row_wise=row_wise, batch_deadline_seconds=1.0)
     assert rows_of(distiset) == without(BAD)
     assert failures(distiset) == [(BAD, "WorkerDied")]
+    assert distiset.report is not None
+    (failure,) = distiset.report["steps"]["touchy"]["failures"]
+    assert "because a batch took longer than batch_deadline_seconds=1" in failure["message"]
+    assert "memory" not in failure["message"]
 
 
 @kinds

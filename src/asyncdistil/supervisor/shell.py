@@ -340,7 +340,8 @@ class Shell:
                         operator.name,
                         limit,
                     )
-                    self._workers.kill(member.number, dump=True)
+                    because = f"a batch took longer than batch_deadline_seconds={limit:g}"
+                    self._workers.kill(member.number, because=because, dump=True)
                     # Once: its end comes as a loss of its own.
                     member.busy_since_seconds = float("inf")
 

@@ -96,6 +96,7 @@ class _Worker:
         self.channel: AsyncChannel[FromWorker] | None = None
         self.unsent: list[ToWorker] = []
         self.broke_protocol: TransportError | None = None
+        self.killed_because = ""
 
 
 class Workforce:
@@ -154,11 +155,18 @@ class Workforce:
         else:
             worker.channel.send(message)
 
-    def kill(self, number: WorkerId, *, dump: bool = False) -> None:
-        """Kill a worker, after a dump of its stacks if wanted."""
+    def kill(self, number: WorkerId, *, because: str = "", dump: bool = False) -> None:
+        """Kill a worker, after a dump of its stacks if wanted.
+
+        Args:
+            number: Its number.
+            because: What is told as the cause of its death, after "it was killed because".
+            dump: Whether it is to print the stack of each thread before.
+        """
         worker = self._workers.get(number)
         if worker is None or worker.process is None:
             return
+        worker.killed_because = because
         if dump:
             worker.process.dump_stacks()
             # The dump is written by the worker itself: leave it the time.
@@ -214,7 +222,7 @@ class Workforce:
         worker = self._workers[command.worker]
         if worker.channel is not None:
             worker.channel.drain_and_close()
-        self._lost(command.worker, _cause(code, worker.broke_protocol))
+        self._lost(command.worker, _cause(code, worker))
         try:
             # Its children were killed with it. While some still die, the run has not ended.
             await self._launcher.stop(process, 0)
@@ -293,9 +301,11 @@ def log_line(step: StepName, line: LogLine) -> None:
     _log.log(line.level, "[%s] %s", step, line.text)
 
 
-def _cause(code: int, protocol_error: TransportError | None) -> str:
-    if protocol_error is not None:
-        return str(protocol_error)
+def _cause(code: int, worker: _Worker) -> str:
+    if worker.broke_protocol is not None:
+        return str(worker.broke_protocol)
+    if worker.killed_because and code == -signal.SIGKILL:
+        return f"it was killed because {worker.killed_because}"
     if code >= 0:
         return f"it exited with status {code}"
     try:
