@@ -105,3 +105,55 @@ print(other.run().table("default")["sum"].to_pylist())
         for cell in notebook.cells
     ]
     assert said == [FIRST, "[5, 6, 7, 8]\n", "[0, 5, 10, 15]\n"]
+
+
+WARNING = """
+from asyncdistil.pipeline import Pipeline
+from asyncdistil.steps import LoadDataFromDicts, RowStep
+
+
+class Telling(RowStep):
+    def transform(self, row):
+        self._logger.warning("beware of %s", row["n"])
+        return row
+
+
+def told(name):
+    with Pipeline(name, cache_dir="cache") as pipeline:
+        LoadDataFromDicts(name="load", data=[{"n": name}]) >> Telling(name="tell")
+    pipeline.run()
+
+
+"""
+
+
+def complaints(place: Path, code: str) -> list[str]:
+    command = [sys.executable, "-c", WARNING + code]
+    ended = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
+    return sorted(line for line in ended.stderr.splitlines() if "beware" in line)
+
+
+def test_a_script_that_set_up_no_logging_shows_warnings_once(place: Path) -> None:
+    assert complaints(place, "told('a')") == ["[tell] beware of a"]
+    assert [*(place / "cache").rglob("pipeline.log")]
+    beside = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(2) as threads:\n"
+        "    list(threads.map(told, ['b', 'c']))\n"
+    )
+    assert complaints(place, beside) == ["[tell] beware of b", "[tell] beware of c"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "shown"),
+    [
+        ("logging.basicConfig()", ["WARNING:asyncdistil.worker:[tell] beware of a"]),
+        ("logging.getLogger('asyncdistil').addHandler(logging.NullHandler())", []),
+        ("logging.getLogger('asyncdistil').setLevel(logging.ERROR)", []),
+        ("logging.lastResort = None", []),
+    ],
+)
+def test_a_script_that_set_up_logging_shows_warnings_as_it_says(
+    place: Path, setting: str, shown: list[str]
+) -> None:
+    assert complaints(place, f"import logging\n{setting}\ntold('a')") == shown

@@ -105,7 +105,8 @@ def logged(root: Path, run: str) -> Iterator[Callable[[str], None]]:
         handler.addFilter(lambda record: record.thread == mine)
         library.addHandler(handler)
         try:
-            yield handler.write
+            with _UNHEARD.attached(library):
+                yield handler.write
         finally:
             library.removeHandler(handler)
             with suppress(OSError):
@@ -123,6 +124,48 @@ class _QuietHandler(_StreamHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Leave the record out."""
+
+
+class _Unheard(logging.Handler):
+    """Shows what `logging` itself would show, if the log of a run were not attached.
+
+    Where nobody set up logging, `logging` prints warnings by its last resort; any handler at all
+    ends that, and ours only write into files.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runs = 0
+        self._counting = threading.Lock()
+
+    @contextmanager
+    def attached(self, library: logging.Logger) -> Iterator[None]:
+        """Listen as long as any run does: one for all of them, so that a record shows once."""
+        with self._counting:
+            self._runs += 1
+            library.addHandler(self)
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._runs -= 1
+                if not self._runs:
+                    library.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a record that no handler of anybody else gets to the last resort."""
+        last = logging.lastResort
+        if last is None or record.levelno < last.level:
+            return
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None:
+            if not all(isinstance(each, _QuietHandler | _Unheard) for each in logger.handlers):
+                return
+            logger = logger.parent if logger.propagate else None
+        last.handle(record)
+
+
+_UNHEARD = _Unheard()
 
 
 def furnish(distiset: Distiset, root: Path, name: str, run: str) -> None:
