@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -139,6 +139,46 @@ def test_a_router_stands_between_arrows_and_serves_several_sources() -> None:
         pick >> [b]
     with pytest.raises(GraphError, match="chooses among several"):
         a >> pick >> b  # type: ignore[operator]
+
+
+def words(row: dict[str, Any]) -> dict[str, Any]:
+    return row
+
+
+@routing_batch_function
+def pick(steps: list[str]) -> list[str]:
+    return steps[:1]
+
+
+NO_STEPS: list[tuple[Callable[[Any, Any], Any], str]] = [
+    (lambda a, b: a >> URIAL, r"URIAL is a class: make a step of it, `URIAL\(\.\.\.\)`"),
+    (lambda a, b: a >> [b, URIAL], r"URIAL is a class.*`URIAL\(\.\.\.\)`"),
+    (lambda a, b: [URIAL, a] >> b, r"URIAL is a class.*`URIAL\(\.\.\.\)`"),
+    (lambda a, b: URIAL >> b, r"URIAL is a class.*`URIAL\(\.\.\.\)`"),
+    (lambda a, b: a >> pick >> [b, URIAL], r"URIAL is a class.*`URIAL\(\.\.\.\)`"),
+    (lambda a, b: a.connect(URIAL), r"URIAL is a class.*`URIAL\(\.\.\.\)`"),
+    (lambda a, b: a >> words, r"'words' is a function.*`@step`.*`Map\(function=\.\.\.\)`"),
+    (lambda a, b: words >> b, r"'words' is a function"),
+    (lambda a, b: a >> None, "None is none"),
+    (lambda a, b: None >> b, "None is none"),
+    (lambda a, b: a >> "b", "'b' is a text: give the step"),
+    (lambda a, b: a >> 7, "'int' is no class of steps"),
+    (lambda a, b: a >> (b,), r"a tuple of 1: write `a >> \[b, c\]`"),
+    (lambda a, b: a.connect([b]), r"a list of 1.*`a\.connect\(b, c\)`"),
+    (lambda a, b: a >> [pick], r"'pick' is a router: .*`step >> pick >> \[b, c\]`"),
+    (lambda a, b: [a, b] >> pick, r"write `a >> pick >> \[c, d\]` for each"),
+]
+
+
+@pytest.mark.parametrize(("connect", "says"), NO_STEPS)
+def test_what_is_no_step_is_connected_with_nothing_and_named_with_what_to_write(
+    connect: Callable[[Any, Any], Any], says: str
+) -> None:
+    with inside(Board()) as board:
+        a, b = Source(name="a"), TextGeneration(name="b")
+        with pytest.raises(GraphError, match=says):
+            connect(a, b)
+    assert (board.edges, board.routers) == ([], [])
 
 
 def test_steps_of_two_pipelines_are_not_connected() -> None:

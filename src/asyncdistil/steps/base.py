@@ -21,7 +21,7 @@ from asyncdistil.steps.registration import CURRENT_PIPELINE, free_name
 from asyncdistil.steps.resources import StepResources
 from asyncdistil.steps.routing import RoutingBatchFunction
 from asyncdistil.steps.rows import FailedRow, describe_failure
-from asyncdistil.steps.wiring import Routed, connect
+from asyncdistil.steps.wiring import Routed, connect, sources
 from asyncdistil.typing import StepColumns
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ class BaseStep(HasRuntimeParameters):
                 all do.
 
         Raises:
-            GraphError: The steps are not of one pipeline, or the edge can't be.
+            GraphError: One of them is no step, they are not of one pipeline, or the edge can't be.
         """
         connect(self, steps, routing_batch_function)
 
@@ -315,7 +315,7 @@ class BaseStep(HasRuntimeParameters):
         return other
 
     def __rrshift__(self, others: "Sequence[BaseStep]") -> Self:
-        for other in others:
+        for other in sources(others):
             connect(other, [self])
         return self
 

@@ -89,6 +89,13 @@ class RoutingBatchFunction:
             f"router {self.name!r} has no step before it: write `step >> {self.name} >> [b, c]`"
         )
 
+    def __rrshift__(self, others: object) -> Any:
+        # Of a step it is never asked: a step before a router answers itself.
+        raise GraphError(
+            f"router {self.name!r} stands behind one step: write `a >> {self.name} >> [c, d]` for "
+            f"each step before it"
+        )
+
     def __repr__(self) -> str:
         return f"RoutingBatchFunction({self.name})"
 
