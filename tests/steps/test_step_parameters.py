@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import pickle
+from collections.abc import Callable
 from typing import Any, Optional
 
 import pytest
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 
 from asyncdistil.errors import ParameterError
 from asyncdistil.mixins.runtime_parameters import HasRuntimeParameters, RuntimeParameter
-from asyncdistil.steps import LoadDataFromDicts, LoadDataFromHub, Step
+from asyncdistil.steps import KeepColumns, LoadDataFromDicts, LoadDataFromHub, Step
+from asyncdistil.steps.tasks import TextGeneration
 
 
 class Model(HasRuntimeParameters):
@@ -127,6 +130,66 @@ def test_info_describes_every_parameter() -> None:
     below = {entry["name"] for entry in info["llm"]["runtime_parameters_info"]}
     assert below == {"generation_kwargs", "temperature", "key"}
     assert set(info["judges"]["runtime_parameters_info"]) == {"0", "1"}
+
+
+REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (
+        lambda: KeepColumns(column=["a"]),
+        "a step KeepColumns can't be made: it has no parameter 'column': did you mean 'columns'?",
+    ),
+    (
+        lambda: TextGeneration(name="ask", llm=5),
+        "step 'ask', a TextGeneration, can't be made: parameter 'llm' (given 5) can't be used: "
+        "give an instance of LLM",
+    ),
+    (
+        lambda: TextGeneration(name="ask"),
+        "step 'ask', a TextGeneration, can't be made: it needs a value for 'llm'",
+    ),
+    (
+        lambda: Ask(topic="t", resources={"replica": 2}),
+        "a step Ask can't be made: it has no parameter 'resources.replica': did you mean "
+        "'replicas'?",
+    ),
+    (
+        lambda: LoadDataFromDicts(data=[1], nothing_like_it=2),
+        "parameter 'data' (given one of type list) can't be used: row 0 must be a dict, not a int; "
+        "it has no parameter 'nothing_like_it': known: data, batch_size, ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "says"), REFUSED)
+def test_what_a_step_can_not_be_made_with_is_named_with_what_to_write(
+    make: Callable[[], Any], says: str
+) -> None:
+    with pytest.raises(ParameterError) as refused:
+        make()
+    assert says in str(refused.value)
+    assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
+
+
+def test_what_refuses_a_step_is_pydantics_error_too_with_its_details() -> None:
+    with pytest.raises(ValidationError) as refused:
+        KeepColumns(column=["a"], name="keep")
+    problems = {(*problem["loc"], problem["type"]) for problem in refused.value.errors()}
+    assert problems == {("columns", "missing"), ("column", "extra_forbidden")}
+    assert refused.value.title == "KeepColumns"
+
+
+class Keyed(Step):
+    key: SecretStr = SecretStr("")
+    model: Model = Field(default_factory=Model)
+
+
+@pytest.mark.parametrize(
+    "given", [{"key": 71077345}, {"model": {"key": ["sekrit"]}}, {"kye": "sekrit"}]
+)
+def test_no_secret_is_shown_by_what_refuses_it(given: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError, match="key") as refused:
+        Keyed(**given)
+    assert "71077345" not in str(refused.value)
+    assert "sekrit" not in f"{refused.value} {refused.value!r}"
 
 
 def test_rows_can_be_given_by_the_run() -> None:

@@ -99,7 +99,7 @@ def test_a_taken_name_and_a_bad_name_are_refused() -> None:
 
 
 def test_a_step_that_its_validators_refuse_never_registers() -> None:
-    with inside(Board()) as board, pytest.raises(ValueError, match="Extra inputs"):
+    with inside(Board()) as board, pytest.raises(ValueError, match="no parameter 'bogus'"):
         TextGeneration(bogus=1)
     assert board.steps == {}
 

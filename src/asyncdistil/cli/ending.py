@@ -68,7 +68,8 @@ def told(*, debug: bool = False, as_json: bool = False, hide: str = "") -> Itera
     except AsyncDistilError as error:
         if debug:
             traceback.print_exc()
-        raise _ended(error, str(error), as_json=as_json) from None
+        place = _place(error.__traceback__, hide) if _is_refused_field(error) else ""
+        raise _ended(error, f"{place}{error}", as_json=as_json) from None
     except KeyboardInterrupt as error:
         raise _ended(error, str(error) or "interrupted", as_json=as_json) from None
     except Exception as error:
@@ -95,8 +96,9 @@ def _ended(error: BaseException, message: str, *, as_json: bool, quiet: bool = F
 def _is_refused_field(error: BaseException) -> bool:
     """Whether a step or model was given fields that it refuses."""
     # By name: whoever raised it has imported pydantic, others need not.
-    return type(error).__name__ == "ValidationError" and type(error).__module__.startswith(
-        "pydantic"
+    return any(
+        kind.__name__ == "ValidationError" and kind.__module__.startswith("pydantic")
+        for kind in type(error).__mro__
     )
 
 

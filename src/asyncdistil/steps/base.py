@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, overl
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel as PydanticModel
-from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, SecretBytes, SecretStr
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+)
 
 from asyncdistil.batch import Row
 from asyncdistil.errors import GraphError, ParameterError
@@ -17,6 +25,7 @@ from asyncdistil.mixins.runtime_parameters import call_to_write
 from asyncdistil.redaction import secret_values
 from asyncdistil.steps.artifacts import save_artifact
 from asyncdistil.steps.mapping import ColumnMapping
+from asyncdistil.steps.refusal import RefusedParameters
 from asyncdistil.steps.registration import CURRENT_PIPELINE, free_name
 from asyncdistil.steps.resources import StepResources
 from asyncdistil.steps.routing import RoutingBatchFunction
@@ -87,7 +96,10 @@ class BaseStep(HasRuntimeParameters):
     _artifacts: Path | None = PrivateAttr(default=None)
 
     def __init__(self, **data: Any) -> None:
-        super().__init__(**data)
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise RefusedParameters.of(error, type(self), data.get("name")) from None
         # Last, so that a pipeline never holds a step whose validators refused it; and here
         # rather than in `model_post_init`, which subclasses override without calling us.
         self._take_name()
