@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 from asyncdistil.pipeline import Pipeline, routing_batch_function
 from asyncdistil.steps import (
     ExactDedup,
@@ -15,8 +17,10 @@ from asyncdistil.steps import (
     JoinColumns,
     LoadDataFromDicts,
     Map,
+    RowStep,
     Sample,
     Sort,
+    Step,
 )
 
 ROWS = [{"n": n % 12, "text": f"text {n % 12}"} for n in range(20)]
@@ -85,3 +89,49 @@ def test_a_sample_of_the_same_rows_is_the_same_and_is_not_drawn_again(cache: Pat
     assert len(first) == 5
     assert run(1) == first
     assert run(2) != first
+
+
+def forgets(row: dict[str, Any]) -> dict[str, Any] | None:
+    row["text"] = "lost"
+    return None
+
+
+class Forgets(RowStep):
+    def transform(self, *rows: dict[str, Any]) -> dict[str, Any] | None:
+        return forgets(rows[0])
+
+
+class ForgetsAlone(Step):
+    async def aprocess(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        return forgets(row)
+
+
+class ForgetsSome(RowStep):
+    def transform(self, *rows: dict[str, Any]) -> dict[str, Any] | None:
+        return rows[0] if rows[0]["n"] == 11 else None
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Map(name="step", function=forgets), True),
+        (lambda: Forgets(name="step"), True),
+        (lambda: ForgetsAlone(name="step"), True),
+        (lambda: ForgetsSome(name="step"), False),
+        (lambda: FilterRows(name="step", predicate=lambda row: row["n"] > 99), False),
+    ],
+)
+def test_a_step_that_kept_no_row_is_told_of_once_unless_it_is_there_to_drop_them(
+    cache: Path, caplog: pytest.LogCaptureFixture, make: Callable[[], Step], told: bool
+) -> None:
+    with Pipeline("forgetful", cache_dir=cache) as pipeline:
+        load = LoadDataFromDicts(name="load", data=ROWS, batch_size=4)
+        load >> make() >> Map(name="below", function=lambda row: row)
+    distiset = pipeline.run()
+    words = [r.getMessage() for r in caplog.records if "kept none" in r.getMessage()]
+    assert [word.partition(":")[0] for word in words] == ["[step] kept none of its 20 rows"] * told
+    assert distiset.log_filename_path is not None
+    assert distiset.log_filename_path.read_text().count("kept none of its 20 rows") == told
+    caplog.clear()
+    pipeline.run()
+    assert "kept none" not in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from asyncdistil.distiset import Distiset
 from asyncdistil.distiset.citations import citations_of
@@ -10,13 +11,17 @@ from asyncdistil.pipeline.finished import Finished
 from asyncdistil.pipeline.keepsake import furnish
 from asyncdistil.pipeline.planning import PreparedRun
 from asyncdistil.pipeline.watch import WATCHER
+from asyncdistil.steps.functions import FilterRows
+from asyncdistil.steps.identity import code_roots
+from asyncdistil.steps.step import Step
+from asyncdistil.supervisor.progress import Progress
 
 _log = logging.getLogger("asyncdistil.pipeline")
 
 
 def to_distiset(prepared: PreparedRun, finished: Finished) -> Distiset:
     """The dataset of a run; its rows stay on disk until they are touched."""
-    _say(finished)
+    _say(prepared, finished)
     distiset = Distiset.from_emits(finished.root, finished.emits)
     distiset.report = summary(finished)
     distiset.citations = citations_of(prepared.docstrings)
@@ -66,7 +71,30 @@ def summary(finished: Finished) -> dict[str, object]:
     }
 
 
-def _say(finished: Finished) -> None:
+def emptied(prepared: PreparedRun, progress: Progress) -> Iterator[str]:
+    """Sentences about steps whose own code returned nothing for every row there was.
+
+    Most often it forgot to return the row. A step that is there to drop rows, or that has no code
+    of the user's, is not spoken of, nor one that did nothing in this run.
+    """
+    for name, counters in progress.items():
+        if "/" in name or not counters.inputs_computed:
+            continue
+        if counters.rows_computed or counters.rows_replayed or counters.failed:
+            continue
+        step = prepared.step(name)
+        # A batch-wise step drops rows uncounted; of `aprocess` nothing else can have made none.
+        by_row = isinstance(step, Step) and (step.row_wise or step.asynchronous)
+        if not by_row or isinstance(step, FilterRows) or not any(code_roots(step)):
+            continue
+        yield (
+            f"[{name}] kept none of its {counters.inputs_computed + counters.inputs_replayed} "
+            "rows: it returned None, or an empty list, for each. Return the row to keep it; to "
+            "drop rows on purpose there is FilterRows"
+        )
+
+
+def _say(prepared: PreparedRun, finished: Finished) -> None:
     if finished.hit:
         _log.info("nothing changed: the stored dataset is served, no step runs")
         return
@@ -83,3 +111,5 @@ def _say(finished: Finished) -> None:
         for row, failure in counters.first_failures[:3]:
             number = ".".join(map(str, row))
             _log.warning("[%s] row %s failed: %s: %s", name, number, failure.kind, failure.message)
+    for sentence in emptied(prepared, finished.progress):
+        _log.warning("%s", sentence)

@@ -25,6 +25,7 @@ from asyncdistil.log import Store, StoreReader, label_store
 from asyncdistil.log.events import RunBegin, RunEnd
 from asyncdistil.pipeline.finished import Finished
 from asyncdistil.pipeline.keepsake import keep_pipeline, logged
+from asyncdistil.pipeline.outcome import emptied
 from asyncdistil.supervisor.in_flight import InFlight, lost_in_flight
 from asyncdistil.supervisor.machine import Machine
 from asyncdistil.supervisor.operator import NO_DIGEST
@@ -148,7 +149,7 @@ class Supervision:
                 how = "is taken up" if resumed else "begins"
                 write(f"run {run} of {self._prepared.name!r} {how}")
                 outcome = await self._kept(store, plan, run, resumed, discard)
-                for line in told(outcome):
+                for line in told(self._prepared, outcome):
                     write(line)
             if outcome.diverged is None:
                 break
@@ -266,7 +267,7 @@ def _seal(store: Store, end: RunEnd) -> None:
         # The run stops for a reason of its own already, often this very disk.
 
 
-def told(outcome: Outcome) -> Iterator[str]:
+def told(prepared: PreparedRun, outcome: Outcome) -> Iterator[str]:
     """How a run ended, in lines for its log."""
     for name, counters in outcome.progress.items():
         yield (
@@ -276,6 +277,8 @@ def told(outcome: Outcome) -> Iterator[str]:
         for row, failure in counters.first_failures:
             number = ".".join(map(str, row))
             yield f"[{name}] row {number} failed: {failure.kind}: {failure.message}"
+    if outcome.stop is None:
+        yield from emptied(prepared, outcome.progress)
     yield "the run is complete" if outcome.stop is None else f"the run stops: {outcome.stop}"
 
 
