@@ -308,6 +308,44 @@ def test_a_change_is_named_and_its_calls_are_foreseen(
     assert pipeline.plan().hit
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "times", "step", "says"),
+    [
+        (
+            "times: int = 1",
+            "times: int = 2",
+            2,
+            "shout",
+            "field.times: 1 → 2\ncode.Shout: what it declares changed (times: 1 → 2)",
+        ),
+        (
+            "times: int = 1",
+            "times: int = 2",
+            1,
+            "shout",
+            "code.Shout: what it declares changed: the default, type or limit of a field (times) "
+            "that no value of the step shows",
+        ),
+        (
+            "warmth: float = 0.0",
+            "warmth: float = 0.5",
+            1,
+            "ask",
+            "field.llm.warmth: 0.0 → 0.5\n"
+            "code.Model: what it declares changed (llm.warmth: 0.0 → 0.5)",
+        ),
+    ],
+)
+def test_a_changed_default_is_told_in_words_and_values_not_in_digests(
+    code: Code, cache: Path, old: str, new: str, times: int, step: str, says: str
+) -> None:
+    pipeline = code.load(rewritten(old, new)).build(cache, times=times)
+    explained = pipeline.explain(step)
+    lines = [line for line in str(explained).splitlines()[1:] if not line.startswith("upstream ")]
+    assert "\n".join(lines).partition("\nabove")[0] == says
+    assert explained.to_dict()["changes"][-1]["old"]
+
+
 SAME: dict[str, Change] = {
     "nothing": lambda code, cache, _: code.load().build(cache),
     "a comment": lambda code, cache, _: code.load(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
 
 from asyncdistil.batch import Digest
 from asyncdistil.graph.plan import StepPlan
 from asyncdistil.signature import ABSENT, Difference, differences, nearest
+from asyncdistil.steps.base import BaseStep
+from asyncdistil.steps.identity import is_library
 
 if TYPE_CHECKING:
     from asyncdistil.log import StoreReader
@@ -31,6 +36,7 @@ class Change:
         new: Value now as text; empty if there is none.
         diff: Unified diff of code or prompt; empty where there is no text to compare.
         inherited: Whether it says only that a step above changed.
+        note: What can be said of code where texts don't tell: ``old`` and ``new`` are digests then.
     """
 
     component: str
@@ -38,6 +44,7 @@ class Change:
     new: str
     diff: str = ""
     inherited: bool = False
+    note: str = ""
 
     @property
     def short(self) -> str:
@@ -53,6 +60,8 @@ class Change:
     def __str__(self) -> str:
         if self.diff:
             return f"{self.component}:\n{self.diff}"
+        if self.note:
+            return f"{self.component}: {self.note}"
         return f"{self.component}: {self.old or '(absent)'} → {self.new or '(absent)'}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,6 +72,7 @@ class Change:
             "new": self.new,
             "diff": self.diff,
             "inherited": self.inherited,
+            "note": self.note,
         }
 
 
@@ -94,7 +104,9 @@ def changes_of(prospect: Prospect, step: StepPlan) -> tuple[Change, ...]:
         return ()
     stored = store.step_def(lineage)
     assert stored is not None
-    found = component_changes(stored, step.definition)
+    changes = component_changes(stored, step.definition)
+    declared = _declared(prospect.prepared.step(step.name))
+    found = [_noted(change, changes, declared) for change in changes]
     own = [change for change in found if not change.inherited]
     rewired = {c.component.partition(".")[0] for c in own if c.component.startswith("input ")}
     if rewired:
@@ -115,6 +127,48 @@ def component_changes(old_definition: bytes, new_definition: bytes) -> list[Chan
         for each in differences(old_definition, new_definition)
         for part in _parts(each)
     ]
+
+
+def _declared(step: BaseStep) -> dict[str, list[str]]:
+    """Fields by the name of the user's class that declares them, of a step and what it holds."""
+    holders = [type(step), *(type(getattr(step, name)) for name in type(step).model_fields)]
+    classes = {each for holder in holders for each in holder.__mro__ if not is_library(each)}
+    return {
+        each.__name__: [n for n in vars(each)["__annotations__"] if n in each.model_fields]
+        for each in classes
+        if issubclass(each, BaseModel) and each is not BaseModel and "__annotations__" in vars(each)
+    }
+
+
+def _noted(change: Change, all_changes: list[Change], declared: Mapping[str, list[str]]) -> Change:
+    """Say in words what two digests of code would say to nobody."""
+    kind, _, name = change.component.partition(".")
+    if kind != "code" or change.diff or not (_is_digest(change.old) or _is_digest(change.new)):
+        return change
+    fields = declared.get(name.partition("#")[0])
+    if not change.old or not change.new:
+        note = f"its text is not known; it was {'not ' if not change.old else ''}used before"
+    elif not fields:
+        note = "it changed, in a part that the store has no text of"
+    else:
+        values = [
+            f"{c.component.removeprefix('field.')}: {_cut(c.old)} → {_cut(c.new)}"
+            for c in all_changes
+            if c.component.startswith("field.") and c.component.rpartition(".")[2] in fields
+        ]
+        note = (
+            f"what it declares changed ({'; '.join(values)})"
+            if values
+            else (
+                f"what it declares changed: the default, type or limit of a field "
+                f"({', '.join(fields)}) that no value of the step shows"
+            )
+        )
+    return replace(change, note=note)
+
+
+def _is_digest(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{32}", text) is not None
 
 
 def _parts(difference: Difference) -> Iterator[Difference]:
