@@ -46,6 +46,23 @@ def test_every_link_of_a_page_leads_to_a_file(page: str) -> None:
     assert missing == []
 
 
+def test_no_two_pipelines_that_a_reader_may_type_share_a_name_and_so_a_store() -> None:
+    named = re.compile(r"""\bPipeline\((?:name=)?["'](.+?)["']""")
+    written = re.compile(r"^\$ asyncdistil init .*?(\w+)\.py$", re.MULTILINE)
+    names = [
+        name
+        for path in (
+            ROOT / "README.md",
+            *(ROOT / "docs").rglob("*.md"),
+            *(ROOT / "docs").rglob("*.py"),
+        )
+        for pattern in (named, written)
+        for name in pattern.findall(path.read_text())
+    ]
+    assert "questions" in names
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_exit_codes_of_the_page_are_those_of_the_code() -> None:
     from asyncdistil.cli.ending import ExitCode
 
