@@ -126,6 +126,8 @@ def test_a_stored_pipeline_of_library_steps_is_retried_by_its_name(
     assert run["steps"]["load"]["rows_replayed"] == 2
     again = invoke("run", file, "--json")
     assert json.loads(again.stdout)["runs"][0]["hit"]
+    none = invoke_here("retry", "plain", "--step", "keep", "--where", "n > 99")
+    assert "there is no such row to ask anew, the stored dataset is served" in none.stderr
     odd = invoke_here("retry", "plain", "--where", "n >")
     assert odd.returncode == 5
     assert "at character" in odd.stderr

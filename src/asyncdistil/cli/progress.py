@@ -15,7 +15,7 @@ from rich.text import Text
 
 from asyncdistil.cli.bars import frame
 from asyncdistil.errors import ParameterError
-from asyncdistil.pipeline.outcome import summary
+from asyncdistil.pipeline.outcome import summary, why_served
 from asyncdistil.pipeline.outlook import Outlook, rows_done
 from asyncdistil.pipeline.watch import WATCHER, Watcher
 
@@ -151,7 +151,7 @@ class ProgressDisplay(Watcher):
             self._tell_events()
         rows = ", ".join(f"{name}: {count:,} rows" for name, count in datasets.items())
         how = (
-            "nothing changed, the stored dataset is served"
+            f"{why_served(prepared)}, the stored dataset is served"
             if finished.hit
             else f"done in {finished.seconds:.1f} s"
         )

@@ -71,6 +71,14 @@ def summary(finished: Finished) -> dict[str, object]:
     }
 
 
+def why_served(prepared: PreparedRun) -> str:
+    """Why the stored dataset serves without any work."""
+    retry = prepared.retry
+    if retry is not None and not any(step.rows for step in retry.steps):
+        return "there is no such row to ask anew"
+    return "nothing changed"
+
+
 def emptied(prepared: PreparedRun, progress: Progress) -> Iterator[str]:
     """Sentences about steps whose own code returned nothing for every row there was.
 
@@ -96,7 +104,7 @@ def emptied(prepared: PreparedRun, progress: Progress) -> Iterator[str]:
 
 def _say(prepared: PreparedRun, finished: Finished) -> None:
     if finished.hit:
-        _log.info("nothing changed: the stored dataset is served, no step runs")
+        _log.info("%s: the stored dataset is served, no step runs", why_served(prepared))
         return
     for name, counters in finished.progress.items():
         if "/" in name:
