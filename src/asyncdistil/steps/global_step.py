@@ -22,7 +22,7 @@ class GlobalStep(Step):
     Inputs and outputs: as ``inputs`` and ``outputs`` say.
 
     Example:
-        >>> from asyncdistil.steps import GlobalStep
+        >>> from asyncdistil.steps import GlobalStep, StepInput
         >>> class Share(GlobalStep):
         ...     @property
         ...     def inputs(self):
@@ -32,7 +32,7 @@ class GlobalStep(Step):
         ...     def outputs(self):
         ...         return ["share"]
         ...
-        ...     def process(self, inputs):
+        ...     def process(self, inputs: StepInput):
         ...         total = sum(row["n"] for row in inputs)
         ...         yield [row | {"share": row["n"] / total} for row in inputs]
         >>> next(Share().process([{"n": 1}, {"n": 3}]))

@@ -47,7 +47,7 @@ class Step(BaseStep):
             one, by ``position``; the latter is the default in scripts written for distilabel.
 
     Example:
-        >>> from asyncdistil.steps import Step
+        >>> from asyncdistil.steps import Step, StepInput
         >>> class Shout(Step):
         ...     mark: str = "!"
         ...
@@ -59,7 +59,7 @@ class Step(BaseStep):
         ...     def outputs(self):
         ...         return ["loud"]
         ...
-        ...     def process(self, inputs):
+        ...     def process(self, inputs: StepInput):
         ...         yield [row | {"loud": row["text"].upper() + self.mark} for row in inputs]
         >>> next(Shout(mark="?").process([{"text": "really"}]))
         [{'text': 'really', 'loud': 'REALLY?'}]
