@@ -37,7 +37,12 @@ def _children() -> set[psutil.Process]:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return set()
-    return set(psutil.Process().children(recursive=True))
+    # ``datasets`` brings a resource tracker, which ends with the process that started it.
+    return {
+        child
+        for child in psutil.Process().children(recursive=True)
+        if not any("resource_tracker" in word for word in child.cmdline())
+    }
 
 
 @pytest.fixture(autouse=True)

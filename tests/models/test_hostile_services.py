@@ -371,7 +371,7 @@ def test_log_probabilities_of_an_unknown_shape_cost_no_answer(loaded: Any) -> No
     ("reply", "message"),
     [
         (sent("<html>Sign in</html>"), "a web page and no JSON; see whether the service's URL"),
-        (sent(b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}"), "nested too deep"),
+        (sent(b'{"x":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"), "nested too deep"),
         (sent(b'{"error":' + b"[" * 50_000, 400), "answered 400"),
         (sent(json.dumps(answer("ZZ")).encode().replace(b"ZZ", b"caf\xe9")), "not UTF-8"),
     ],
@@ -470,7 +470,7 @@ def test_a_streamed_call_of_a_tool_is_the_same_answer_as_a_whole_one(loaded: Any
         ({"choices": "x"}, "of an unknown shape"),
         ({"choices": [{"index": [1], "delta": {}}]}, "of an unknown shape"),
         (piece(content=5), "of an unknown shape"),
-        (b"[" * 50_000 + b"]" * 50_000, "nested too deep"),
+        (b"[" * 1_000_000 + b"]" * 1_000_000, "nested too deep"),
         (b"{", "not JSON"),
         (b'{"choices":"caf\xe9"}', "not JSON"),
     ],

@@ -174,7 +174,8 @@ class PackReader:
         """
         self.path = path
         with _refused(path, act="read"):
-            self._file = path.open("rb")
+            # Small: it seeks from header to header, and reads content in pieces larger than any.
+            self._file = path.open("rb", buffering=4096)
         try:
             with _refused(path, act="read"):
                 self._verify(expected_sha256.strip().lower())

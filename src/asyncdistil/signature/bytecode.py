@@ -27,10 +27,13 @@ _SKIPPED = frozenset({"NOP", "EXTENDED_ARG", "CACHE"})
 # From Python 3.13 on the compiler joins two instructions if they stand on one line.
 _JOINED = {
     "LOAD_FAST_LOAD_FAST": ("LOAD_FAST", "LOAD_FAST"),
-    "LOAD_FAST_BORROW_LOAD_FAST_BORROW": ("LOAD_FAST_BORROW", "LOAD_FAST_BORROW"),
+    "LOAD_FAST_BORROW_LOAD_FAST_BORROW": ("LOAD_FAST", "LOAD_FAST"),
     "STORE_FAST_LOAD_FAST": ("STORE_FAST", "LOAD_FAST"),
     "STORE_FAST_STORE_FAST": ("STORE_FAST", "STORE_FAST"),
 }
+# Python 3.14 loads without counting the reference where it can, which a joined load can't.
+_BORROWED = {"LOAD_FAST_BORROW": "LOAD_FAST"}
+_CONSTANT_LOADS = frozenset({"LOAD_CONST", "LOAD_SMALL_INT"})
 _GLOBAL_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _ATTRIBUTE_LOADS = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 # Names that the compiler stores into every class body. ``__static_attributes__`` comes from a set,
@@ -132,7 +135,7 @@ def _kept(reading: dis.Bytecode) -> list[dis.Instruction]:
             instruction.opname == "STORE_NAME"
             and instruction.argval in _COMPILER_NAMES
             and kept
-            and kept[-1].opname == "LOAD_CONST"
+            and kept[-1].opname in _CONSTANT_LOADS
         ):
             kept.pop()
             continue
@@ -143,7 +146,8 @@ def _kept(reading: dis.Bytecode) -> list[dis.Instruction]:
 def _apart(instruction: dis.Instruction) -> list[dis.Instruction]:
     names = _JOINED.get(instruction.opname)
     if names is None:
-        return [instruction]
+        name = _BORROWED.get(instruction.opname, instruction.opname)
+        return [instruction._replace(opname=name)]
     return [  # pragma: no cover - Python joins them from 3.13 on
         instruction._replace(opname=name, argval=variable, argrepr=variable)
         for name, variable in zip(names, instruction.argval, strict=True)
@@ -182,6 +186,8 @@ def _constant(value: Any) -> Any:
     if isinstance(value, frozenset):
         items = [_constant(item) for item in value]
         return ["frozenset", *sorted(items, key=lambda item: canonical_bytes("", item))]
+    if isinstance(value, slice):  # pragma: no cover - a constant from Python 3.14 on
+        return ["slice", *map(_constant, (value.start, value.stop, value.step))]
     if value is ...:
         return ["ellipsis"]
     return value

@@ -8,6 +8,7 @@ from: fields with types, defaults and options, validators, members.
 
 from __future__ import annotations
 
+import sys
 import types
 from enum import EnumMeta
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ _SKIPPED = frozenset(
         "__annotations__",
         "__annotations_cache__",
         "__callable_proto_members_only__",
+        "__classdictcell__",
+        "__conditional_annotations__",
         "__dict__",
         "__doc__",
         "__firstlineno__",
@@ -216,8 +219,18 @@ def _made_by(packages: tuple[str, ...], own: Any) -> set[str]:
     }
 
 
+def _annotations(cls: type, own: Any) -> dict[str, Any]:
+    """What a class itself is annotated with; names that are not defined yet as such."""
+    if sys.version_info >= (3, 14):  # pragma: no cover
+        # They are made when they are asked for (PEP 649), and stand nowhere until then.
+        from annotationlib import Format, get_annotations
+
+        return get_annotations(cls, format=Format.FORWARDREF)
+    return own.get("__annotations__") or {}
+
+
 def _annotated(scope: Scope, cls: type, own: Any) -> list[Any]:
-    annotations = own.get("__annotations__") or {}
+    annotations = _annotations(cls, own)
     return [
         [name, scope.value(annotations[name], _where(cls, f"{name} annotation"))]
         for name in annotations
@@ -237,7 +250,7 @@ def _pydantic(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
     # A step's field descriptions are help texts, so they don't count.
     is_step = any(base.__module__.partition(".")[0] == OWN_PACKAGE for base in cls.__mro__)
     options = _FIELD_OPTIONS if is_step else _FIELD_OPTIONS + _FIELD_TEXTS
-    annotations = own.get("__annotations__") or {}
+    annotations = _annotations(cls, own)
     generic = own.get("__pydantic_generic_metadata__") or {}
     written = [n for n in fields if n in annotations or generic.get("origin") is not None]
     declared = [
