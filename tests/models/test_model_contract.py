@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import pickle
+import traceback
 from typing import Any
 
 import cloudpickle
@@ -167,9 +168,14 @@ def test_generation_parameters_are_listed() -> None:
     assert {"name": "times", "optional": True} in info["generation_kwargs"]["keys"]
 
 
-def test_unknown_fields_are_refused() -> None:
-    with pytest.raises(ValidationError):
-        Batch(modle="x")
+def test_what_a_model_can_not_be_made_of_is_told_without_its_value() -> None:
+    said = "a model OpenAILLM can't be made: it has no parameter 'apikey': did you mean 'api_key'?"
+    given: dict[str, Any] = {"apikey": "canary"}
+    with pytest.raises(ParameterError) as refused:
+        OpenAILLM(model="m", **given)
+    assert str(refused.value) == said
+    assert "canary" not in "".join(traceback.format_exception(refused.value))
+    assert isinstance(refused.value, ValidationError)
 
 
 def test_offline_batches_are_refused_by_a_class_that_has_none() -> None:

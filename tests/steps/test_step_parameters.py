@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationError
 
 from asyncdistil.errors import ParameterError
 from asyncdistil.mixins.runtime_parameters import HasRuntimeParameters, RuntimeParameter
-from asyncdistil.steps import KeepColumns, LoadDataFromDicts, LoadDataFromHub, Step
+from asyncdistil.steps import KeepColumns, LoadDataFromDicts, LoadDataFromHub, Step, StepResources
 from asyncdistil.steps.tasks import TextGeneration
 
 
@@ -167,6 +167,14 @@ def test_what_a_step_can_not_be_made_with_is_named_with_what_to_write(
         make()
     assert says in str(refused.value)
     assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
+
+
+def test_resources_that_can_not_be_given_are_told_of_in_words() -> None:
+    with pytest.raises(ParameterError, match=r"^StepResources can't be made: .* mean 'replicas'"):
+        StepResources(replica=2)
+    named = r"step 'k', a KeepColumns, .* parameter 'resources.gpus' .* mean 'replicas'"
+    with pytest.raises(ParameterError, match=named):
+        KeepColumns(name="k", columns=["a"], resources={"gpus": "x", "replica": 2})
 
 
 def test_what_refuses_a_step_is_pydantics_error_too_with_its_details() -> None:

@@ -12,7 +12,17 @@ import difflib
 import logging
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from pydantic import BaseModel, GetCoreSchemaHandler, SecretBytes, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -119,8 +129,29 @@ def _nested(value: object) -> dict[str, HasRuntimeParameters]:
     return {}
 
 
+def _called(kind: type[HasRuntimeParameters], name: object) -> str:
+    noun = kind._noun
+    if noun and name:
+        return f"{noun} {name!r}, a {kind.__name__},"
+    return f"a {noun} {kind.__name__}" if noun else kind.__name__
+
+
 class HasRuntimeParameters(BaseModel):
     """A pydantic model some of whose fields a run may set."""
+
+    # What it is called where it can't be made: ``step``, ``model``.
+    _noun: ClassVar[str] = ""
+
+    if not TYPE_CHECKING:  # type checkers shall see the parameters of each class
+
+        def __init__(self, **data: Any) -> None:
+            try:
+                super().__init__(**data)
+            except ValidationError as error:
+                from asyncdistil.mixins.refusal import RefusedParameters
+
+                who = _called(type(self), data.get("name"))
+                raise RefusedParameters.of(error, type(self), who) from None
 
     @property
     def runtime_parameters_names(self) -> RuntimeParameterNames:

@@ -28,6 +28,7 @@ class Model(HasRuntimeParameters, ABC):
         defer_build=True,
     )
 
+    _noun: ClassVar[str] = "model"
     _logger: Any = PrivateAttr(None)
 
     # Inputs (of an embedding model: batches of texts) that may be in flight at once; 0: one call

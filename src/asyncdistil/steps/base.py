@@ -14,7 +14,6 @@ from pydantic import (
     PrivateAttr,
     SecretBytes,
     SecretStr,
-    ValidationError,
 )
 
 from asyncdistil.batch import Row
@@ -25,7 +24,6 @@ from asyncdistil.mixins.runtime_parameters import call_to_write
 from asyncdistil.redaction import secret_values
 from asyncdistil.steps.artifacts import save_artifact
 from asyncdistil.steps.mapping import ColumnMapping
-from asyncdistil.steps.refusal import RefusedParameters
 from asyncdistil.steps.registration import CURRENT_PIPELINE, free_name
 from asyncdistil.steps.resources import StepResources
 from asyncdistil.steps.routing import RoutingBatchFunction
@@ -92,14 +90,12 @@ class BaseStep(HasRuntimeParameters):
     pipeline: Any = Field(default=None, exclude=True, repr=False)
 
     _logger: logging.Logger = PrivateAttr(default=logging.getLogger("asyncdistil.steps"))
+    _noun: ClassVar[str] = "step"
     _mapping: ColumnMapping | None = PrivateAttr(default=None)
     _artifacts: Path | None = PrivateAttr(default=None)
 
     def __init__(self, **data: Any) -> None:
-        try:
-            super().__init__(**data)
-        except ValidationError as error:
-            raise RefusedParameters.of(error, type(self), data.get("name")) from None
+        super().__init__(**data)
         # Last, so that a pipeline never holds a step whose validators refused it; and here
         # rather than in `model_post_init`, which subclasses override without calling us.
         self._take_name()

@@ -1,4 +1,4 @@
-"""What a step says that can't be made with the parameters that it was given."""
+"""What a step, or a model, says that can't be made with the parameters that it was given."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,23 +18,22 @@ _OWN_WORDS = (
 
 
 class RefusedParameters(ParameterError, ValidationError):
-    """A step can't be made with these parameters; pydantic's own error too, with its details."""
+    """Something can't be made with these parameters; pydantic's own error too, with its details."""
 
     _said: str
 
     @classmethod
-    def of(cls, error: ValidationError, step: type[BaseModel], name: object) -> Self:
-        """Say for a step what pydantic says of its class.
+    def of(cls, error: ValidationError, kind: type[BaseModel], who: str) -> Self:
+        """Say in words what pydantic says of a class.
 
         Args:
             error: What pydantic raised.
-            step: Class that was to be made.
-            name: Name that the step was given, if any.
+            kind: Class that was to be made.
+            who: What can't be made, such as ``a step TextGeneration``.
         """
         details = error.errors(include_url=False)
         made = cls.from_exception_data(error.title, [_again(each) for each in details])
-        who = f"step {name!r}, a {step.__name__}," if name else f"a step {step.__name__}"
-        made._said = f"{who} can't be made: {'; '.join(_problems(details, step))}"
+        made._said = f"{who} can't be made: {'; '.join(_problems(details, kind))}"
         return made
 
     def __str__(self) -> str:
@@ -49,11 +48,12 @@ class RefusedParameters(ParameterError, ValidationError):
 
 
 def _again(problem: ErrorDetails) -> InitErrorDetails:
+    # Without what it was told of: that is no template any more, and may hold a secret.
     kind = PydanticCustomError(problem["type"], problem["msg"])
     return InitErrorDetails(type=kind, loc=problem["loc"], input=problem["input"])
 
 
-def _problems(details: Sequence[ErrorDetails], step: type[BaseModel]) -> Iterable[str]:
+def _problems(details: Sequence[ErrorDetails], kind: type[BaseModel]) -> Iterable[str]:
     told: list[str] = []
     missing: list[str] = []
     meant: set[str] = set()
@@ -61,7 +61,7 @@ def _problems(details: Sequence[ErrorDetails], step: type[BaseModel]) -> Iterabl
         *above, last = problem["loc"] or ("",)
         where = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
-            known = _fields(step, above)
+            known = _fields(kind, above)
             close = difflib.get_close_matches(str(last), known, n=1)
             meant.update(".".join(map(str, [*above, each])) for each in close)
             hint = (
@@ -74,7 +74,7 @@ def _problems(details: Sequence[ErrorDetails], step: type[BaseModel]) -> Iterabl
             told.append(_words(problem))
         else:
             told.append(
-                f"parameter {where!r}{_given(problem, step)} can't be used: {_words(problem)}"
+                f"parameter {where!r}{_given(problem, kind)} can't be used: {_words(problem)}"
             )
     told += [f"it needs a value for {where!r}" for where in missing if where not in meant]
     return told
@@ -82,7 +82,7 @@ def _problems(details: Sequence[ErrorDetails], step: type[BaseModel]) -> Iterabl
 
 def _words(problem: ErrorDetails) -> str:
     context: Mapping[str, Any] = problem.get("ctx", {})
-    if problem["type"] == "model_type":
+    if "class_name" in context and problem["type"] == "model_type":
         return f"give an instance of {context['class_name']}"
     text = problem["msg"]
     for prefix in _OWN_WORDS:
@@ -90,11 +90,11 @@ def _words(problem: ErrorDetails) -> str:
     return text
 
 
-def _given(problem: ErrorDetails, step: type[BaseModel]) -> str:
+def _given(problem: ErrorDetails, kind: type[BaseModel]) -> str:
     """Show what was given, unless it may be a secret or is long-winded."""
     value = problem["input"]
     name, *below = problem["loc"]
-    field = step.model_fields.get(str(name))
+    field = kind.model_fields.get(str(name))
     if below or field is None or secret_class(field.annotation) is not None:
         return ""
     if not isinstance(value, _PLAIN):
