@@ -370,8 +370,9 @@ class Count(GeneratorStep):
     def process(self, offset=0):
         for n in range(100):
             if n == 80 and os.environ.get("KILL"):
-                # Only once the step works, so its rows so far are in the log.
-                while not os.path.exists(os.environ["ASYNCDISTIL_TEST_CALLS"]):
+                # Only once the step has noted a row, so its rows so far are in the log.
+                noted = os.environ["ASYNCDISTIL_TEST_CALLS"]
+                while not os.path.exists(noted) or not os.path.getsize(noted):
                     os.sched_yield()
                 os.kill(int(os.environ["SUPERVISOR"]), signal.SIGKILL)
             yield [{"n": n}], n == 99
