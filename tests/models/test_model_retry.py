@@ -75,6 +75,7 @@ def test_each_status_has_its_course(status: int, course: Course, error: type[Mod
         ('{"type":"error","error":{"type":"not_found_error","message":"model: claude-x"}}', "name"),
         ('{"error":"model \'m\' not found, try pulling it first"}', "name"),
         ('{"message":"model \'m\' not found, make sure the correct model ID was used"}', "name"),
+        ('{"error":{"message":"No endpoints found for a/modle.","code":404}}', "name"),
         ("404 page not found", "URL"),
         ("", "URL"),
         ("<html><h1>Not Found</h1></html>", "URL"),

@@ -69,11 +69,12 @@ class RequestFailed(Exception):
 
 _AUTH = frozenset({401, 403})
 _PASSING = frozenset({408, 409, 425, 500, 502, 503, 504})
-# A 404 that would be everybody's: texts of OpenAI, Azure, Anthropic, Cohere, vLLM, Ollama and
-# llama.cpp, and of web servers and frameworks that know no such route.
+# A 404 that would be everybody's: texts of OpenAI, Azure, Anthropic, Cohere, OpenRouter, vLLM,
+# Ollama and llama.cpp, and of web servers and frameworks that know no such route.
 _MISSING = re.compile(
     r"not[ _]?found|no such|(does not|doesn't|do not) exist|unknown|no access|unable to access"
 )
+_NO_MODEL_MARKS = ("model_not_found", "deploymentnotfound")
 _A_MODEL = re.compile(r"\b(models?|deployments?)\b")
 _NO_ROUTE = re.compile(
     r"\W*(404\W*)?((page|file|path|route|url|resource|endpoint|the requested \w+)\W+)?"
@@ -138,7 +139,7 @@ def _nothing_there(text: str) -> str:
     if not said or said.startswith("<") or _NO_ROUTE.fullmatch(said):
         return "check the URL of the service"
     whole = text.lower()
-    if "model_not_found" in whole or "deploymentnotfound" in whole:
+    if said.startswith("no endpoints found for") or any(mark in whole for mark in _NO_MODEL_MARKS):
         return "check the name of the model"
     if _A_MODEL.search(said) and _MISSING.search(whole):
         return "check the name of the model"
