@@ -11,7 +11,13 @@ from pydantic import BaseModel
 
 from asyncdistil.batch import Digest
 from asyncdistil.graph.plan import StepPlan
-from asyncdistil.signature import ABSENT, Difference, differences, nearest
+from asyncdistil.signature import (
+    ABSENT,
+    Difference,
+    differences,
+    nearest,
+    own_annotations,
+)
 from asyncdistil.steps.base import BaseStep
 from asyncdistil.steps.identity import is_library
 
@@ -134,9 +140,9 @@ def _declared(step: BaseStep) -> dict[str, list[str]]:
     holders = [type(step), *(type(getattr(step, name)) for name in type(step).model_fields)]
     classes = {each for holder in holders for each in holder.__mro__ if not is_library(each)}
     return {
-        each.__name__: [n for n in vars(each)["__annotations__"] if n in each.model_fields]
+        each.__name__: [name for name in own_annotations(each) if name in each.model_fields]
         for each in classes
-        if issubclass(each, BaseModel) and each is not BaseModel and "__annotations__" in vars(each)
+        if issubclass(each, BaseModel) and each is not BaseModel and own_annotations(each)
     }
 
 

@@ -1,6 +1,6 @@
 """What a step is: its code, its signature, its lineage, and what changed since last time."""
 
-from asyncdistil.signature.classes import member_attributes
+from asyncdistil.signature.classes import member_attributes, own_annotations
 from asyncdistil.signature.code import CodeFingerprint, fingerprint
 from asyncdistil.signature.explain import ABSENT, Difference, differences, nearest
 from asyncdistil.signature.identity import (
@@ -28,6 +28,7 @@ __all__ = [
     "member_attributes",
     "nearest",
     "origin_of_name",
+    "own_annotations",
     "own_attributes",
     "pipeline_signature",
     "read_definition",

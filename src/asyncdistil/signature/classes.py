@@ -219,21 +219,20 @@ def _made_by(packages: tuple[str, ...], own: Any) -> set[str]:
     }
 
 
-def _annotations(cls: type, own: Any) -> dict[str, Any]:
+def own_annotations(cls: type) -> dict[str, Any]:
     """What a class itself is annotated with; names that are not defined yet as such."""
     if sys.version_info >= (3, 14):  # pragma: no cover
         # They are made when they are asked for (PEP 649), and stand nowhere until then.
         from annotationlib import Format, get_annotations
 
         return get_annotations(cls, format=Format.FORWARDREF)
-    return own.get("__annotations__") or {}
+    return vars(cls).get("__annotations__") or {}
 
 
-def _annotated(scope: Scope, cls: type, own: Any) -> list[Any]:
-    annotations = _annotations(cls, own)
+def _annotated(scope: Scope, cls: type) -> list[Any]:
     return [
-        [name, scope.value(annotations[name], _where(cls, f"{name} annotation"))]
-        for name in annotations
+        [name, scope.value(annotation, _where(cls, f"{name} annotation"))]
+        for name, annotation in own_annotations(cls).items()
     ]
 
 
@@ -250,7 +249,7 @@ def _pydantic(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
     # A step's field descriptions are help texts, so they don't count.
     is_step = any(base.__module__.partition(".")[0] == OWN_PACKAGE for base in cls.__mro__)
     options = _FIELD_OPTIONS if is_step else _FIELD_OPTIONS + _FIELD_TEXTS
-    annotations = _annotations(cls, own)
+    annotations = own_annotations(cls)
     generic = own.get("__pydantic_generic_metadata__") or {}
     written = [n for n in fields if n in annotations or generic.get("origin") is not None]
     declared = [
@@ -393,7 +392,7 @@ def _struct(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | None:
             [option, scope.value(getattr(struct.__struct_config__, option), _where(cls, option))]
             for option in _STRUCT_OPTIONS
         ],
-        _annotated(scope, cls, own),
+        _annotated(scope, cls),
     ]
     return declared, {"__slots__", "__struct_config__"}
 
@@ -404,7 +403,7 @@ def _named_tuple(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | No
     declared = [
         list(own["_fields"]),
         scope.value(own["_field_defaults"], _where(cls, "defaults")),
-        _annotated(scope, cls, own),
+        _annotated(scope, cls),
     ]
     names = set(own["_fields"])
     names |= {
@@ -449,4 +448,4 @@ def _typed_dict(scope: Scope, cls: type, own: Any) -> tuple[Any, set[str]] | Non
         return None
     keys = [sorted(own[name]) for name in ("__required_keys__", "__optional_keys__")]
     names = {name for name in own if name.startswith("__")}
-    return [keys, _annotated(scope, cls, own)], names
+    return [keys, _annotated(scope, cls)], names
