@@ -55,3 +55,16 @@ def test_code_in_a_worker_finds_what_it_offers_until_it_is_taken_away() -> None:
     with pytest.raises(AttributeError):
         offered.step = "another"  # type: ignore[misc]
     assert LEDGER.get() is None
+
+
+def test_good_answers_of_a_failed_row_are_named_by_their_place_in_the_whole() -> None:
+    whole = Ledger()
+    for row in range(3):
+        own = Ledger()
+        own.take(b"a", [2 * row, 2 * row + 1])
+        if row == 1:
+            own.give_back([(b"a", 3), (b"b", 9)])  # the second is none of its own
+        whole.merge(own, row=row)
+    (spare,) = whole.spare
+    assert spare == (1, 3)
+    assert whole.samples[spare[1]] == (b"a", 3)
