@@ -119,6 +119,26 @@ def test_a_segment_that_can_not_be_opened_is_passed_over_with_a_warning(
     memo.close()
 
 
+def test_a_segment_that_is_tidied_away_as_it_is_opened_is_passed_over(
+    disk: Refusing, key: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2):
+        memo = Memo.open(MEMO, files=disk)
+        memo.put(key(number), 0, b"%d" % number)
+        memo.close()
+
+    def goes(path: Path) -> bool:
+        if path.name == "0000000001.adm":
+            disk.unlink(path)
+        return False
+
+    disk.refuses["open_read"] = goes
+    memo = Memo.open(MEMO, files=disk)
+    assert (memo.get(key(1), 0), memo.get(key(2), 0)) == (None, b"2")
+    assert not caplog.records
+    memo.close()
+
+
 def test_a_compaction_that_the_disk_refuses_loses_nothing(disk: Refusing, key: Any) -> None:
     for number in (1, 2):
         memo = Memo.open(MEMO, files=disk)
