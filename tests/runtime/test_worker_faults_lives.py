@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,14 @@ import pytest
 from asyncdistil.distiset import Distiset
 from asyncdistil.errors import StepError, WorkerDied, WorkerLoadFailed
 from asyncdistil.pipeline import Pipeline
-from asyncdistil.steps import GeneratorStep, GlobalStep, LoadDataFromDicts, Step, StepInput
+from asyncdistil.steps import (
+    GeneratorStep,
+    GlobalStep,
+    LoadDataFromDicts,
+    Step,
+    StepInput,
+    StepResources,
+)
 from asyncdistil.typing import StepOutput
 
 ROWS = 60
@@ -335,3 +343,39 @@ def test_a_global_step_that_kills_its_workers_stops_the_run_and_can_be_mended(
     assert rows_of(distiset) == [{"total": sum(range(1, ROWS + 1))}]
     assert distiset.report is not None
     assert distiset.report["steps"]["delicate"]["rows_computed"] == 0
+
+
+class GivesUp(Step):
+    """One of its workers is ready at once; the other is asked to end while it still loads."""
+
+    gate: str
+
+    def load(self) -> None:
+        super().load()
+        try:
+            os.close(os.open(self.gate, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            signal.signal(signal.SIGTERM, give_up)
+            Path(self.gate + ".loading").touch()
+            hangs()
+
+    def process(self, inputs: StepInput) -> StepOutput:
+        while not os.path.exists(self.gate + ".loading"):
+            os.sched_yield()
+        yield [row | {"y": row["x"] + 1} for row in inputs]
+
+
+def give_up(*_: object) -> None:
+    raise ValueError("gave up")
+
+
+def test_a_worker_that_fails_as_it_is_ended_does_not_undo_a_finished_run(
+    tmp_path: Path, cache: Path
+) -> None:
+    with Pipeline("replicas", cache_dir=cache) as pipeline:
+        load = LoadDataFromDicts(data=[{"x": x} for x in range(ROWS)])
+        resources = StepResources(replicas=2)
+        load >> GivesUp(gate=str(tmp_path / "gate"), resources=resources)
+    distiset = pipeline.run()
+    assert distiset.table("default").to_pylist() == EXPECTED
+    assert pipeline.run().report["hit"]

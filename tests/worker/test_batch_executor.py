@@ -474,6 +474,32 @@ def test_a_load_that_fails_is_told_and_the_worker_exits(rig: Any, how: str, says
     assert rig.wait() == os.EX_CONFIG
 
 
+class LoadsDeaf(Double):
+    """As pydantic does while it builds a validator, it makes another error of whatever comes."""
+
+    path: str
+
+    def load(self) -> None:
+        super().load()
+        try:
+            with open(self.path, "w"):  # a FIFO: says that it is here
+                pass
+            time.sleep(600)
+        except BaseException as error:
+            raise ValueError("could not be built") from error
+
+
+def test_term_while_a_step_is_loaded_is_no_failure_of_the_step(rig: Any, tmp_path: Any) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    rig.load(LoadsDeaf(path=str(gate)))
+    gate.read_bytes()
+    rig.process.terminate()
+    assert rig.wait() == 128 + signal.SIGTERM
+    with pytest.raises(EOFError):
+        rig.next()
+
+
 def test_a_step_that_cannot_be_rebuilt_is_a_load_failure(rig: Any) -> None:
     rig.load(Double(), payload=b"\x80\x04cno_such_module\nThing\n.")
     assert "no_such_module" in rig.expect(LoadFailed).failure.message

@@ -238,6 +238,10 @@ class Shell:
         for message in messages:
             if isinstance(message, LogLine):
                 log_line(self._machine.name_of(number), message)
+        if self._ended.is_set():
+            # Of workers that are being ended. Nothing is appended any more, and whatever one of
+            # them says of its own end must not make a finished run an unfinished one.
+            return
         try:
             self._machine.messages(number, messages, self._last_event_seconds)
         except GeneratorDiverged as diverged:

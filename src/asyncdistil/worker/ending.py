@@ -9,13 +9,21 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 
 class Terminated(SystemExit):
-    """The supervisor asked this process to end; not the step."""
+    """The supervisor asked this process to end; not the step.
+
+    Attributes:
+        was_raised: Whether it was asked already. What runs in that moment may make another error of
+            it, as pydantic does while it builds a validator.
+    """
+
+    was_raised: ClassVar[bool] = False
 
     def __init__(self) -> None:
+        Terminated.was_raised = True
         super().__init__(128 + signal.SIGTERM)
 
 

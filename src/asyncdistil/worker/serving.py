@@ -99,6 +99,8 @@ def _load(
     except BaseException as error:
         if isinstance(error, TransportError | Terminated):
             raise
+        if Terminated.was_raised:
+            raise Terminated from error
         mailbox.channel.send(LoadFailed(_load_failure(error, load, scrubber)))
         return None
     root = Path(load.store)
